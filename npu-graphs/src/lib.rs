@@ -1,0 +1,1 @@
+//! Static graph specs, decoder-layer builders, the NpuDevice trait and its devices.

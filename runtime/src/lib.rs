@@ -1,0 +1,1 @@
+//! Engine, sessions, prefill, decode, weight store, KV cache, tokenizer, chat template, sampler.

@@ -1,0 +1,1 @@
+//! Task graph, policies, threaded driver, virtual-clock simulator, bounds and traces; knows no tensors.

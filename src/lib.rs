@@ -1,0 +1,1 @@
+//! coexec: decoder-only language models on a phone's NPU and CPU together.

@@ -1,0 +1,1 @@
+//! Raw QNN API: types, run-time loading, version gates; no policy.
