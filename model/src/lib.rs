@@ -1,1 +1,24 @@
-//! What a model is: configuration, dtypes, quantised formats, the packed file, importers, calibration data.
+//! What a model is: configuration, tensor names, quantised formats, the packed `.coexec` file, importers and calibration
+//! data.
+//!
+//! This crate stands on the ground: it knows no processor, no thread and no schedule. Everything above reads a model
+//! through [`packed::PackedFile`] and speaks of its tensors by [`TensorName`].
+//!
+//! ```text
+//! HF directory | GGUF --source--> DecoderConfig + float rows --quant, layout--> panels --packed--> .coexec
+//! ```
+
+#![deny(unsafe_code)]
+
+pub mod align;
+pub mod calibration;
+pub mod config;
+pub mod format;
+pub mod layout;
+pub mod quant;
+pub mod tensor;
+
+pub use calibration::{Calibration, LinearCalibration};
+pub use config::{DecoderConfig, GenerationDefaults, RopeScaling, TokenizerData};
+pub use format::WeightFormat;
+pub use tensor::{LayerIdx, LayerTensor, LinearKind, TensorName, TokenId};
