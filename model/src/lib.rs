@@ -15,6 +15,7 @@ pub mod calibration;
 pub mod config;
 pub mod format;
 pub mod layout;
+pub mod mmap;
 pub mod quant;
 pub mod tensor;
 
