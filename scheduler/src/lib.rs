@@ -40,7 +40,7 @@ mod trace;
 pub use cancel::CancelToken;
 pub use driver::{Driver, Executor, RunError};
 pub use graph::{GraphBuilder, GraphError, TaskGraph};
-pub use policies::{CriticalPath, InOrder, NpuStall, Unlocked};
+pub use policies::{CriticalPath, InOrder, NpuStall, Staggered, Unlocked};
 pub use policy::{ParsePolicyError, Policy, PolicyKind};
 pub use report::{Clock, Event, IdleGap, RunReport};
 pub use simulate::{SimulateError, duration_ns, simulate};

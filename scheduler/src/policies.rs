@@ -3,7 +3,9 @@
 mod critical_path;
 mod in_order;
 mod npu_stall;
+mod staggered;
 
 pub use critical_path::CriticalPath;
 pub use in_order::InOrder;
 pub use npu_stall::{NpuStall, Unlocked};
+pub use staggered::Staggered;

@@ -7,7 +7,8 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-use crate::policies::{CriticalPath, InOrder, NpuStall};
+use crate::graph::TaskGraph;
+use crate::policies::{CriticalPath, InOrder, NpuStall, Staggered};
 use crate::state::State;
 use crate::task::{Processor, TaskId};
 
@@ -34,13 +35,15 @@ pub enum PolicyKind {
     /// [`NpuStall`]: the paper's Eq. 5.
     NpuStall,
     /// [`CriticalPath`]: longest remaining path first.
-    #[default]
     CriticalPath,
+    /// [`Staggered`]: critical path with the chunks kept out of step; the best known.
+    #[default]
+    Staggered,
 }
 
 impl PolicyKind {
     /// All of them, the baseline first.
-    pub const ALL: [Self; 3] = [Self::InOrder, Self::NpuStall, Self::CriticalPath];
+    pub const ALL: [Self; 4] = [Self::InOrder, Self::NpuStall, Self::CriticalPath, Self::Staggered];
 
     /// Its name, as [`FromStr`] reads it.
     pub fn name(self) -> &'static str {
@@ -48,6 +51,7 @@ impl PolicyKind {
             Self::InOrder => "in-order",
             Self::NpuStall => "npu-stall",
             Self::CriticalPath => "critical-path",
+            Self::Staggered => "staggered",
         }
     }
 
@@ -57,6 +61,15 @@ impl PolicyKind {
             Self::InOrder => Box::new(InOrder),
             Self::NpuStall => Box::new(NpuStall::default()),
             Self::CriticalPath => Box::new(CriticalPath),
+            Self::Staggered => Box::new(Staggered::default()),
+        }
+    }
+
+    /// The policy itself, tuned to `graph` where it has settings ([`Staggered::tuned`]: some ms).
+    pub fn create_for(self, graph: &TaskGraph, cpu_workers: u16) -> Box<dyn Policy + Send> {
+        match self {
+            Self::Staggered => Box::new(Staggered::tuned(graph, cpu_workers)),
+            other => other.create(),
         }
     }
 }
@@ -69,7 +82,7 @@ impl fmt::Display for PolicyKind {
 
 /// A name that is no policy's.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("unknown policy `{given}`; use one of: in-order, npu-stall, critical-path")]
+#[error("unknown policy `{given}`; use one of: in-order, npu-stall, critical-path, staggered")]
 pub struct ParsePolicyError {
     /// What was given.
     pub given: String,

@@ -53,6 +53,7 @@ pub struct State<'g> {
     graph: &'g TaskGraph,
     cpu_workers: u16,
     rank_ns: std::sync::Arc<[u64]>,
+    longest_path_ns: u64,
     status: Vec<TaskStatus>,
     missing: Vec<u32>,
     /// Per processor, ready tasks in program order.
@@ -90,10 +91,12 @@ impl<'g> State<'g> {
     pub fn new(graph: &'g TaskGraph, cpu_workers: u16) -> Self {
         let cpu_workers = cpu_workers.max(1);
         let missing: Vec<u32> = graph.task_ids().map(|t| graph.predecessors(t).len() as u32).collect();
+        let rank_ns = ranks_ns(graph, cpu_workers);
         let mut state = Self {
             graph,
             cpu_workers,
-            rank_ns: ranks_ns(graph, cpu_workers),
+            longest_path_ns: rank_ns.iter().copied().max().unwrap_or(0),
+            rank_ns,
             status: vec![TaskStatus::Waiting; graph.len()],
             missing,
             ready: [Vec::new(), Vec::new()],
@@ -158,6 +161,11 @@ impl<'g> State<'g> {
     /// When `task` is not of this graph.
     pub fn rank_ns(&self, task: TaskId) -> u64 {
         self.rank_ns[task.index()]
+    }
+
+    /// The largest [`rank_ns`](Self::rank_ns) of the graph: its longest path.
+    pub fn longest_path_ns(&self) -> u64 {
+        self.longest_path_ns
     }
 
     /// Best-case time of `task` by `cost_ns`: a CPU task on as many lanes as it can ever get.

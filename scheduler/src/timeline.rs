@@ -1,7 +1,7 @@
 //! An SVG picture of a run: one lane for the NPU and one per CPU lane, a time axis, the bubble rate, a legend.
 //!
 //! Draws its own background, light or dark as the viewer prefers, so it can stand on any page. Boxes narrower than half a
-//! pixel are merged with their neighbours of the same colour; labels that do not fit are left out (every box also has a
+//! pixel are merged with their neighbours; labels that do not fit are left out (every box also has a
 //! tooltip). Pure: the same run gives the same bytes.
 
 use std::collections::BTreeMap;
@@ -247,7 +247,8 @@ impl<'a> Picture<'a> {
                 y + 16.0,
                 time(at_ns)
             );
-            at_ns = at_ns.saturating_add(step_ns);
+            let Some(next_ns) = at_ns.checked_add(step_ns) else { break };
+            at_ns = next_ns;
         }
     }
 
@@ -255,20 +256,23 @@ impl<'a> Picture<'a> {
         let mut i = 0;
         while i < slots.len() {
             let slot = &slots[i];
-            let colour = self.colour(slot.event);
             let (start_ns, mut end_ns) = (slot.event.start_ns, slot.event.end_ns);
+            let mut longest = slot.event;
             let mut merged = 1;
-            // Boxes too narrow to see join their neighbour of the same colour on the same lanes.
+            // Boxes that share half a pixel become one, in the colour of the longest.
             while let Some(next) = slots.get(i + merged) {
-                if (next.lane, next.lanes) != (slot.lane, slot.lanes) || self.colour(next.event) != colour {
+                if (next.lane, next.lanes) != (slot.lane, slot.lanes)
+                    || (next.event.end_ns - start_ns) as f64 * self.px_per_ns >= 0.5
+                {
                     break;
                 }
-                if (next.event.end_ns - start_ns) as f64 * self.px_per_ns >= 0.5 {
-                    break;
+                if next.event.end_ns - next.event.start_ns > longest.end_ns - longest.start_ns {
+                    longest = next.event;
                 }
                 end_ns = next.event.end_ns;
                 merged += 1;
             }
+            let colour = self.colour(longest);
             let width = (end_ns - start_ns) as f64 * self.px_per_ns;
             let x = self.x(start_ns);
             let y = top + slot.lane as f64 * pitch;
