@@ -16,6 +16,7 @@ pub mod config;
 pub mod format;
 pub mod layout;
 pub mod mmap;
+pub mod packed;
 pub mod quant;
 pub mod tensor;
 
