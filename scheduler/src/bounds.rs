@@ -104,7 +104,7 @@ pub fn exact_optimum(graph: &TaskGraph, cpu_workers: u16, node_limit: u64) -> Re
     let lower = lower_bound(graph, cpu_workers).max_ns();
     let mut search = Search { best_ns: u64::MAX, lower, nodes_left: node_limit, seen: HashMap::new() };
     let state = State::new(graph, cpu_workers);
-    if search.visit(&state, 0, &mut Vec::new(), None) {
+    if search.visit(&state, 0, &mut Vec::new()) {
         Ok(search.best_ns)
     } else {
         Err(OptimumError::NodeLimit { node_limit })
@@ -112,7 +112,7 @@ pub fn exact_optimum(graph: &TaskGraph, cpu_workers: u16, node_limit: u64) -> Re
 }
 
 /// What decides a state's future: each task's status, and when and on how many lanes the running ones end, from now on.
-type Key = (Vec<TaskStatus>, Vec<(TaskId, u16, u64)>, Option<TaskId>);
+type Key = (Vec<TaskStatus>, Vec<(TaskId, u16, u64)>);
 
 struct Search {
     best_ns: u64,
@@ -123,15 +123,9 @@ struct Search {
 }
 
 impl Search {
-    /// Explores everything that can follow; `ends` are the running tasks' end times. `last` is the CPU task started last
-    /// at this very instant, when order does not matter. False when steps ran out.
-    fn visit(
-        &mut self,
-        state: &State<'_>,
-        now_ns: u64,
-        ends: &mut Vec<(TaskId, u16, u64)>,
-        last: Option<TaskId>,
-    ) -> bool {
+    /// Explores everything that can follow; `ends` are the running tasks' lanes and end times. The same starts in another order
+    /// at one instant lead to a state met before. False when steps ran out.
+    fn visit(&mut self, state: &State<'_>, now_ns: u64, ends: &mut Vec<(TaskId, u16, u64)>) -> bool {
         if self.nodes_left == 0 {
             return false;
         }
@@ -150,15 +144,14 @@ impl Search {
         let statuses = graph.task_ids().map(|t| state.status(t)).collect();
         let mut relative: Vec<_> = ends.iter().map(|&(t, lanes, end)| (t, lanes, end - now_ns)).collect();
         relative.sort_unstable();
-        let met = self.seen.entry((statuses, relative, last)).or_insert(u64::MAX);
+        let met = self.seen.entry((statuses, relative)).or_insert(u64::MAX);
         if *met <= now_ns {
             return true;
         }
         *met = now_ns;
 
         for processor in Processor::ALL {
-            // Within one instant, NPU first: starting it takes no lane and opens no choice.
-            if !state.can_serve(processor) || (processor == Processor::Npu && last.is_some()) {
+            if !state.can_serve(processor) {
                 continue;
             }
             let mut candidates: Vec<TaskId> = state.startable(processor).collect();
@@ -168,8 +161,7 @@ impl Search {
                 let lanes = after.start(task);
                 let took_ns = duration_ns(graph.task(task).cost_ns, lanes);
                 ends.push((task, lanes, now_ns.saturating_add(took_ns)));
-                let last = (processor == Processor::Cpu).then_some(task);
-                let finished = self.visit(&after, now_ns, ends, last);
+                let finished = self.visit(&after, now_ns, ends);
                 ends.pop();
                 if !finished {
                     return false;
@@ -184,7 +176,7 @@ impl Search {
             }
         }
         let mut left: Vec<_> = ends.iter().copied().filter(|e| e.2 != next_ns).collect();
-        self.visit(&after, next_ns, &mut left, None)
+        self.visit(&after, next_ns, &mut left)
     }
 
     /// No run that goes on from here can end before this.

@@ -47,7 +47,8 @@ const RIGHT_PX: f64 = 28.0;
 const TOP_PX: f64 = 96.0;
 const NPU_PX: f64 = 56.0;
 const LANE_PX: f64 = 28.0;
-const GROUP_GAP_PX: f64 = 18.0;
+const IDLE_PX: f64 = 10.0;
+const GROUP_GAP_PX: f64 = IDLE_PX + 20.0;
 const LEGEND_ROW_PX: f64 = 22.0;
 
 /// Told apart by hue and by lightness, on white and on near-black.
@@ -58,11 +59,11 @@ const PALETTE: [&str; 12] = [
 
 const STYLE: &str = "\
 .bg{fill:#ffffff;stroke:#d5dae1}.lane{fill:#f1f3f6}.t{fill:#1d2530}.s{fill:#5a6675}.g{stroke:#d5dae1}\
-.gap{fill:#d33f49;fill-opacity:.16}.b{stroke:#ffffff;stroke-width:.6}.l{fill:#ffffff;pointer-events:none}\
+.gap{fill:#c8323d}.b{stroke:#ffffff;stroke-width:.5}.l{fill:#ffffff;pointer-events:none}\
 .sim{fill:#b25e09}.pill{fill:#fdeed8;stroke:#e8a552}\
 text{font-family:Inter,'Segoe UI','Helvetica Neue',Arial,sans-serif}\
 @media (prefers-color-scheme:dark){.bg{fill:#12161c;stroke:#333c48}.lane{fill:#1b2129}.t{fill:#e8ecf1}.s{fill:#9ba7b5}\
-.g{stroke:#333c48}.gap{fill:#ff6b74;fill-opacity:.2}.b{stroke:#12161c}.sim{fill:#f2b566}.pill{fill:#3a2a12;stroke:#8a6224}}";
+.g{stroke:#333c48}.gap{fill:#ff6b74}.b{stroke:#12161c}.sim{fill:#f2b566}.pill{fill:#3a2a12;stroke:#8a6224}}";
 
 /// One box: a task on the lanes it held.
 struct Slot<'a> {
@@ -153,17 +154,7 @@ impl<'a> Picture<'a> {
         self.heading(&mut svg);
         self.axis(&mut svg, axis_px);
         self.track(&mut svg, "NPU", None, TOP_PX, NPU_PX);
-        for gap in self.report.idle_gaps(Processor::Npu) {
-            let width = (gap.end_ns - gap.start_ns) as f64 * self.px_per_ns;
-            if width >= 0.4 {
-                let x = self.x(gap.start_ns);
-                let _ = writeln!(
-                    svg,
-                    "<rect class=\"gap\" x=\"{x:.2}\" y=\"{TOP_PX}\" width=\"{width:.2}\" height=\"{NPU_PX}\"><title>NPU idle {}</title></rect>",
-                    time(gap.end_ns - gap.start_ns)
-                );
-            }
-        }
+        self.idle(&mut svg);
         for lane in 0..lanes {
             let name = if lane == 0 { "CPU" } else { "" };
             self.track(&mut svg, name, Some(lane), cpu_top_px + lane as f64 * LANE_PX, LANE_PX - 3.0);
@@ -201,6 +192,43 @@ impl<'a> Picture<'a> {
                 "<text class=\"sim\" x=\"24\" y=\"80\" font-size=\"12.5\" font-weight=\"600\">{}</text>",
                 escape(&label)
             );
+        }
+    }
+
+    /// Below the NPU's lane, how much of each stretch of time it was idle: bubbles stay visible however narrow the boxes.
+    fn idle(&self, svg: &mut String) {
+        const BIN_PX: f64 = 4.0;
+        let mut idle_px = vec![0.0f64; ((self.width_px - LEFT_PX - RIGHT_PX) / BIN_PX).ceil() as usize];
+        for gap in self.report.idle_gaps(Processor::Npu) {
+            let (mut from, to) = (self.x(gap.start_ns) - LEFT_PX, self.x(gap.end_ns) - LEFT_PX);
+            while from < to {
+                let bin = (from / BIN_PX) as usize;
+                let end = to.min((bin + 1) as f64 * BIN_PX);
+                match idle_px.get_mut(bin) {
+                    Some(px) if end > from => *px += end - from,
+                    _ => break,
+                }
+                from = end;
+            }
+        }
+        let y = TOP_PX + NPU_PX + 4.0;
+        let track_px = self.width_px - LEFT_PX - RIGHT_PX;
+        let _ = writeln!(
+            svg,
+            "<rect class=\"lane\" x=\"{LEFT_PX}\" y=\"{y}\" width=\"{track_px:.2}\" height=\"{IDLE_PX}\"/>\
+             <text class=\"s\" x=\"24\" y=\"{}\" font-size=\"11\">NPU idle</text>",
+            y + IDLE_PX - 1.0
+        );
+        for (bin, px) in idle_px.iter().enumerate() {
+            let share = (px / BIN_PX).min(1.0);
+            if share >= 0.02 {
+                let x = LEFT_PX + bin as f64 * BIN_PX;
+                let width = BIN_PX.min(track_px - bin as f64 * BIN_PX);
+                let _ = writeln!(
+                    svg,
+                    "<rect class=\"gap\" x=\"{x:.2}\" y=\"{y}\" width=\"{width:.2}\" height=\"{IDLE_PX}\" fill-opacity=\"{share:.2}\"/>"
+                );
+            }
         }
     }
 
@@ -282,7 +310,7 @@ impl<'a> Picture<'a> {
                 1 => format!("{label}: {} at {}", time(end_ns - start_ns), time(start_ns)),
                 _ => format!("{label} and {} more: {} at {}", merged - 1, time(end_ns - start_ns), time(start_ns)),
             };
-            let border = if width > 2.0 { "class=\"b\" " } else { "" };
+            let border = if width > 5.0 { "class=\"b\" " } else { "" };
             let _ = writeln!(
                 svg,
                 "<rect {border}x=\"{x:.2}\" y=\"{y}\" width=\"{:.2}\" height=\"{h}\" fill=\"{colour}\"><title>{}</title></rect>",
