@@ -1,0 +1,201 @@
+//! What can go wrong between a graph spec and its results. Each message says what, where, and what to do.
+
+use crate::{Dtype, SpecError, WeightError};
+use std::time::Duration;
+
+/// An NPU's error.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NpuError {
+    /// The spec itself is wrong.
+    #[error("graph spec: {0}")]
+    Spec(#[from] SpecError),
+    /// The device's profile does not allow this.
+    #[error("{device} cannot run graph `{graph}`, op {op}, tensor `{tensor}`: {reason}")]
+    Unsupported {
+        /// Name of the device's profile.
+        device: String,
+        /// Graph.
+        graph: String,
+        /// Op type.
+        op: &'static str,
+        /// Tensor the reason is about.
+        tensor: String,
+        /// What is not allowed and what is.
+        reason: String,
+    },
+    /// The context does not fit the device.
+    #[error(
+        "context `{context}` needs {needed_bytes} bytes on {device}, which has {limit_bytes} left for it; \
+         use 4-bit weights, fewer chunk lengths, or put some layers in another context or on the CPU"
+    )]
+    ContextTooLarge {
+        /// Name of the device's profile.
+        device: String,
+        /// Context.
+        context: String,
+        /// What it would take.
+        needed_bytes: u64,
+        /// What it may take.
+        limit_bytes: u64,
+    },
+    /// Static weights could not be had.
+    #[error("weights of graph `{graph}`, op {op}")]
+    Weights {
+        /// Graph.
+        graph: String,
+        /// Op type.
+        op: &'static str,
+        /// The source's error.
+        #[source]
+        source: WeightError,
+    },
+    /// The device answered an error code.
+    #[error("{device}: {operation} of `{what}` failed with code {code}: {meaning}")]
+    Code {
+        /// Name of the device's profile.
+        device: String,
+        /// `prepare`, `load`, `submit` or `execute`.
+        operation: &'static str,
+        /// Context or graph.
+        what: String,
+        /// The device's code (QNN's numbers).
+        code: u32,
+        /// What the code means and what to do.
+        meaning: String,
+    },
+    /// The device is gone (subsystem restart, a hang, a driver thread that ended). The context is dead.
+    #[error("{device} was lost ({reason}); drop this context and prepare or load a fresh one, or finish elsewhere")]
+    DeviceLost {
+        /// Name of the device's profile.
+        device: String,
+        /// What happened.
+        reason: String,
+    },
+    /// The graph did not finish in time. The context is dead; buffers bound to the graph stay busy.
+    #[error("graph `{graph}` did not finish within {waited:?}; treat the device as lost")]
+    Timeout {
+        /// Graph.
+        graph: String,
+        /// The deadline that passed.
+        waited: Duration,
+    },
+    /// No graph has this id in this context.
+    #[error("context `{context}` has no graph {id}; ids come from `graph(name)` of the same context")]
+    UnknownGraph {
+        /// Context.
+        context: String,
+        /// Id given.
+        id: u32,
+    },
+    /// The ticket was waited for already or belongs to another context.
+    #[error("ticket {ticket} is not in flight in context `{context}`; wait once per submit, at the same context")]
+    UnknownTicket {
+        /// Context.
+        context: String,
+        /// Ticket given.
+        ticket: u64,
+    },
+    /// Too many submits that nobody waited for.
+    #[error("{depth} submits of context `{context}` were not waited for; wait before submitting more")]
+    QueueFull {
+        /// Context.
+        context: String,
+        /// The limit.
+        depth: usize,
+    },
+    /// Another number of buffers than the graph has tensors.
+    #[error("graph `{graph}` has {expected} {side}s, {found} buffers were bound")]
+    BindingCount {
+        /// Graph.
+        graph: String,
+        /// `input` or `output`.
+        side: &'static str,
+        /// Tensors of the graph.
+        expected: usize,
+        /// Buffers given.
+        found: usize,
+    },
+    /// A buffer of another size than the tensor.
+    #[error(
+        "graph `{graph}`, tensor `{tensor}` ({dtype} {dims:?}) takes {expected_bytes} bytes, its buffer has {found_bytes}; \
+         graphs are static: pad the chunk or use the graph of this chunk length"
+    )]
+    BufferSize {
+        /// Graph.
+        graph: String,
+        /// Tensor.
+        tensor: String,
+        /// Element type.
+        dtype: Dtype,
+        /// Static dimensions.
+        dims: Vec<u32>,
+        /// Bytes of the tensor.
+        expected_bytes: usize,
+        /// Bytes of the buffer.
+        found_bytes: usize,
+    },
+    /// A buffer is being written by the host, or is bound to a graph in flight.
+    #[error("buffer of `{tensor}` is in use; {advice}")]
+    BufferBusy {
+        /// Tensor it was to be bound to, or `host access`.
+        tensor: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// A buffer larger than the device can share.
+    #[error("{device} cannot allocate a buffer of {len_bytes} bytes (limit {limit_bytes}); use a shorter chunk length")]
+    BufferTooLarge {
+        /// Name of the device's profile.
+        device: String,
+        /// Bytes asked for.
+        len_bytes: usize,
+        /// Most bytes of one buffer.
+        limit_bytes: usize,
+    },
+    /// A context binary that is damaged or of another format.
+    #[error("context binary: {reason}; delete it and compile again")]
+    Blob {
+        /// What is wrong.
+        reason: String,
+    },
+    /// A context binary that was made for something else.
+    #[error("context binary is for {field} `{found}`, wanted `{wanted}`; delete it and compile again")]
+    Manifest {
+        /// Which field differs.
+        field: &'static str,
+        /// What is needed here.
+        wanted: String,
+        /// What the manifest or binary says.
+        found: String,
+    },
+}
+
+impl NpuError {
+    /// Whether a fresh context might succeed: the device failed, not the request.
+    #[must_use]
+    pub fn is_device_failure(&self) -> bool {
+        matches!(self, Self::Code { .. } | Self::DeviceLost { .. } | Self::Timeout { .. })
+    }
+}
+
+/// What a QNN error code means, as far as our graphs can meet it.
+#[must_use]
+pub fn describe_code(code: u32) -> &'static str {
+    match code {
+        1000 => "not supported by this build of the library; check its version",
+        1002 => "the compiler could not prepare the graph, or memory ran out; use fewer or smaller graphs per context",
+        1003 => "invalid argument; this is a bug of the lowering",
+        4000 => "the backend library is not initialised or incompatible; check versions of library and skel",
+        4005 => "the backend does not know the op; check the profile's op table",
+        5000 => "context creation failed; the binary may be damaged or the device out of memory",
+        5005 => "the context binary was made for another chip or library version; compile again",
+        6020 => "an output has no producer; this is a bug of the lowering",
+        6023 => "the graph was executed before it was finalised; this is a bug of the device wrapper",
+        14001 => {
+            "the device could not be created; check that the process may use the NPU and that the chip id is known"
+        }
+        30001 | 30010 => "the context binary is truncated or damaged; delete it and compile again",
+        _ => "see the library's log for the reason",
+    }
+}

@@ -1,0 +1,156 @@
+//! What has to be known about a context binary before it may be loaded. Written next to the binary as JSON.
+
+use crate::{ContextSpec, DeviceProfile, Encoding, NpuError};
+use serde::{Deserialize, Serialize};
+
+/// Version of the manifest's form and of every device's lowering; other versions are refused.
+pub const MANIFEST_VERSION: u32 = 1;
+
+/// Which stages of a layer are static graphs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Placement {
+    /// QKV, O, gate+up and down are graphs; everything else runs on the CPU.
+    Split,
+}
+
+/// Name and boundary encodings of a graph.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GraphEntry {
+    /// Graph name.
+    pub name: String,
+    /// Encodings of the inputs, in order.
+    pub inputs: Vec<Encoding>,
+    /// Encodings of the outputs, in order.
+    pub outputs: Vec<Encoding>,
+}
+
+/// Everything that must agree before a context binary is used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`MANIFEST_VERSION`] of the writer.
+    pub version: u32,
+    /// Hash of the packed model, in the packed file's notation.
+    pub model_hash: String,
+    /// Chunk lengths that graphs exist for.
+    pub chunk_lens: Vec<usize>,
+    /// Which stages are graphs.
+    pub placement: Placement,
+    /// Device kind and chip, e.g. `sim:sm8650`.
+    pub device: String,
+    /// Name of the context.
+    pub context: String,
+    /// Graphs with their encodings.
+    pub graphs: Vec<GraphEntry>,
+    /// Length of the binary in bytes.
+    pub blob_bytes: u64,
+    /// XXH3-64 of the binary, 16 hex digits. Devices do not notice a flipped weight byte; this does.
+    pub blob_hash: String,
+}
+
+/// What [`Manifest::new`] is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct ManifestArgs<'a> {
+    /// Hash of the packed model.
+    pub model_hash: &'a str,
+    /// Chunk lengths that graphs exist for.
+    pub chunk_lens: &'a [usize],
+    /// Which stages are graphs.
+    pub placement: Placement,
+    /// The device that made the binary.
+    pub profile: &'a DeviceProfile,
+    /// The context's graphs.
+    pub spec: &'a ContextSpec,
+    /// The binary.
+    pub blob: &'a [u8],
+}
+
+impl Manifest {
+    /// The manifest of a binary that was just serialized.
+    #[must_use]
+    pub fn new(args: ManifestArgs<'_>) -> Self {
+        Self {
+            version: MANIFEST_VERSION,
+            model_hash: args.model_hash.to_owned(),
+            chunk_lens: args.chunk_lens.to_vec(),
+            placement: args.placement,
+            device: args.profile.device.clone(),
+            context: args.spec.name.clone(),
+            graphs: entries(args.spec),
+            blob_bytes: args.blob.len() as u64,
+            blob_hash: hash_hex(args.blob),
+        }
+    }
+
+    /// Checks that this manifest speaks of this binary and this device. Devices call it first in `load`.
+    ///
+    /// # Errors
+    /// Names the field that differs.
+    pub fn check_blob(&self, bytes: &[u8], profile: &DeviceProfile) -> Result<(), NpuError> {
+        let differ = |field, wanted: &dyn ToString, found: &dyn ToString| {
+            Err(NpuError::Manifest { field, wanted: wanted.to_string(), found: found.to_string() })
+        };
+        if self.version != MANIFEST_VERSION {
+            return differ("manifest version", &MANIFEST_VERSION, &self.version);
+        }
+        if self.device != profile.device {
+            return differ("device", &profile.device, &self.device);
+        }
+        if self.blob_bytes != bytes.len() as u64 {
+            return differ("binary length", &self.blob_bytes, &bytes.len());
+        }
+        let hash = hash_hex(bytes);
+        if self.blob_hash != hash {
+            return differ("binary hash", &self.blob_hash, &hash);
+        }
+        Ok(())
+    }
+
+    /// Checks that the binary's graphs are the ones that the manifest lists, encodings included.
+    ///
+    /// # Errors
+    /// Names the graph that differs.
+    pub fn check_spec(&self, spec: &ContextSpec) -> Result<(), NpuError> {
+        let found = entries(spec);
+        if found == self.graphs {
+            return Ok(());
+        }
+        let list = |g: &[GraphEntry]| g.iter().map(|e| e.name.as_str()).collect::<Vec<_>>().join(" ");
+        let (wanted, found) = match self.graphs.iter().zip(&found).find(|(a, b)| a != b) {
+            Some((a, b)) => (format!("{a:?}"), format!("{b:?}")),
+            None => (list(&self.graphs), list(&found)),
+        };
+        Err(NpuError::Manifest { field: "graphs", wanted, found })
+    }
+
+    /// Checks that this manifest is what a caller needs now: same model, placement, and at least these chunk lengths.
+    ///
+    /// # Errors
+    /// Names the field that differs.
+    pub fn check_wanted(&self, model_hash: &str, placement: Placement, chunk_lens: &[usize]) -> Result<(), NpuError> {
+        let differ = |field, wanted: String, found: String| Err(NpuError::Manifest { field, wanted, found });
+        if self.model_hash != model_hash {
+            return differ("model", model_hash.to_owned(), self.model_hash.clone());
+        }
+        if self.placement != placement {
+            return differ("placement", format!("{placement:?}"), format!("{:?}", self.placement));
+        }
+        if chunk_lens.iter().any(|c| !self.chunk_lens.contains(c)) {
+            return differ("chunk lengths", format!("{chunk_lens:?}"), format!("{:?}", self.chunk_lens));
+        }
+        Ok(())
+    }
+}
+
+fn entries(spec: &ContextSpec) -> Vec<GraphEntry> {
+    let encodings = |tensors: &[crate::TensorSpec]| tensors.iter().map(|t| t.encoding).collect();
+    spec.graphs
+        .iter()
+        .map(|g| GraphEntry { name: g.name.clone(), inputs: encodings(&g.inputs), outputs: encodings(&g.outputs) })
+        .collect()
+}
+
+fn hash_hex(bytes: &[u8]) -> String {
+    format!("{:016x}", xxhash_rust::xxh3::xxh3_64(bytes))
+}

@@ -1,0 +1,119 @@
+//! What a device can hold and compute. Planners ask a profile first; `prepare` refuses what it does not allow.
+//!
+//! Profiles are data ([`chips`]); times come from the tables in [`timing`], each with its source.
+
+pub mod chips;
+pub mod timing;
+
+pub use timing::{Estimate, LinearShape, TimingModel, estimate_graph_us, estimate_linear_us};
+
+use crate::{BufferKind, ContextSpec, Dtype, GraphSpec, NpuError, OpSpec, WeightEncoding};
+use serde::Serialize;
+
+/// A linear that a device computes: activation dtype (in and out) with a weight encoding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct LinearSupport {
+    /// Dtype of input and output.
+    pub activation: Dtype,
+    /// Encoding of the weights.
+    pub weights: WeightEncoding,
+}
+
+/// What a device can do.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DeviceProfile {
+    /// Name of the chip or idealisation, e.g. `sm8650`.
+    pub name: String,
+    /// Device kind and chip, as manifests name them, e.g. `sim:sm8650`.
+    pub device: String,
+    /// Where the constants come from.
+    pub source: String,
+    /// Qualcomm's id of the chip, where there is one.
+    pub soc_id: Option<u32>,
+    /// Hexagon architecture, where there is one, e.g. `v75`.
+    pub arch: Option<String>,
+    /// Linears (1×1 Conv2d on `[1, 1, M, K]`) that it computes.
+    pub linears: Vec<LinearSupport>,
+    /// Most bytes of one context.
+    pub max_context_bytes: u64,
+    /// Most bytes of all contexts of the process.
+    pub max_device_bytes: u64,
+    /// Bytes that a graph takes in a context beside its weights.
+    pub graph_overhead_bytes: u64,
+    /// Most bytes of one buffer.
+    pub max_buffer_bytes: usize,
+    /// Most submits of one context that were not waited for.
+    pub max_in_flight: usize,
+    /// Buffers that it reaches without copying.
+    pub buffer_kind: BufferKind,
+    /// Whether completions carry a time.
+    pub timed: bool,
+    /// Model of its time per linear, if there is one. A simulator uses it also when the device is not timed.
+    pub timing: Option<TimingModel>,
+}
+
+impl DeviceProfile {
+    /// Checks a whole context against this profile: every op, and the memory of one context.
+    ///
+    /// # Errors
+    /// [`NpuError::Spec`], [`NpuError::Unsupported`] or [`NpuError::ContextTooLarge`].
+    pub fn check(&self, spec: &ContextSpec) -> Result<(), NpuError> {
+        spec.validate()?;
+        for graph in &spec.graphs {
+            for node in &graph.nodes {
+                self.check_op(graph, node)?;
+            }
+        }
+        let needed_bytes = spec.device_bytes(self.graph_overhead_bytes);
+        if needed_bytes > self.max_context_bytes {
+            return Err(NpuError::ContextTooLarge {
+                device: self.device.clone(),
+                context: spec.name.clone(),
+                needed_bytes,
+                limit_bytes: self.max_context_bytes,
+            });
+        }
+        Ok(())
+    }
+
+    fn check_op(&self, graph: &GraphSpec, op: &OpSpec) -> Result<(), NpuError> {
+        let refuse = |tensor: &str, reason: String| {
+            Err(NpuError::Unsupported {
+                device: self.device.clone(),
+                graph: graph.name.clone(),
+                op: op.op_name(),
+                tensor: tensor.to_owned(),
+                reason,
+            })
+        };
+        match op {
+            OpSpec::Conv2d1x1 { input, weights, output } => {
+                // `validate` made sure that both exist and have one dtype.
+                for name in [input, output] {
+                    let Some(tensor) = graph.tensor(name) else { continue };
+                    let bytes = tensor.len_bytes().unwrap_or(usize::MAX);
+                    if bytes > self.max_buffer_bytes {
+                        let limit = self.max_buffer_bytes;
+                        return refuse(
+                            name,
+                            format!("{bytes} bytes, the limit is {limit}; use a shorter chunk length"),
+                        );
+                    }
+                    let wanted = LinearSupport { activation: tensor.dtype, weights: weights.encoding };
+                    if !self.linears.contains(&wanted) {
+                        let allowed: Vec<_> =
+                            self.linears.iter().map(|l| format!("{} × {}", l.activation, l.weights)).collect();
+                        let reason = format!(
+                            "{} activations with {} weights are not in its table ({})",
+                            wanted.activation,
+                            wanted.weights,
+                            allowed.join(", ")
+                        );
+                        return refuse(name, reason);
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}

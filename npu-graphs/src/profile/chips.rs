@@ -1,0 +1,64 @@
+//! Profiles of the simulated device, one per chip, and where their constants come from.
+
+use super::{DeviceProfile, LinearSupport, TimingModel};
+use crate::{BufferKind, Dtype, WeightEncoding};
+
+/// Names that [`named`] knows.
+pub const NAMES: [&str; 5] = ["ideal", "sm8550", "sm8650", "sm8750", "sm8850"];
+
+/// Linears in u8 and u16 that HTP v73 and newer computes as 1×1 Conv2d (measured on QNN 2.51: validates, finalises, right).
+const HTP_LINEARS: [LinearSupport; 4] = [
+    LinearSupport { activation: Dtype::U8, weights: WeightEncoding::PerChannelI8 },
+    LinearSupport { activation: Dtype::U8, weights: WeightEncoding::BlockExpansion32 },
+    LinearSupport { activation: Dtype::U16, weights: WeightEncoding::PerChannelI8 },
+    LinearSupport { activation: Dtype::U16, weights: WeightEncoding::BlockExpansion32 },
+];
+
+const HTP_SOURCE: &str = "ops and encodings: measured on QNN HTP 2.51 (x86-64); memory: 2 GB per context binary and \
+    about 3.5 GB per process are what is reported for Hexagon's 32-bit address space; 60 kB per graph measured";
+
+/// The simulated device's profile of a chip; `None` for a name not in [`NAMES`].
+///
+/// | name | chip | arch | default timing model |
+/// |---|---|---|---|
+/// | `ideal` | none: every op that `sim` has, no memory limit | – | none |
+/// | `sm8550` | Snapdragon 8 Gen 2, SoC id 43 | v73 | Qualcomm's compiler estimate for SoC 77 (v73 at 1.5 GHz) |
+/// | `sm8650` | Snapdragon 8 Gen 3, SoC id 57 | v75 | the llm.npu paper's Table 3 (Redmi K70 Pro) |
+/// | `sm8750` | Snapdragon 8 Elite, SoC id 69 | v79 | Qualcomm's compiler estimate for SoC 77 (an older chip: too slow) |
+/// | `sm8850` | Snapdragon 8 Elite Gen 5, SoC id 87 | v81 | Qualcomm's compiler estimate for SoC 77 (an older chip: too slow) |
+#[must_use]
+pub fn named(name: &str) -> Option<DeviceProfile> {
+    let chip = |soc_id: u32, arch: &str, timing| DeviceProfile {
+        name: name.to_owned(),
+        device: format!("sim:{name}"),
+        source: HTP_SOURCE.to_owned(),
+        soc_id: Some(soc_id),
+        arch: Some(arch.to_owned()),
+        linears: HTP_LINEARS.to_vec(),
+        max_context_bytes: 2 << 30,
+        max_device_bytes: 3584 << 20,
+        graph_overhead_bytes: 60_000,
+        max_buffer_bytes: 1 << 28,
+        max_in_flight: 64,
+        buffer_kind: BufferKind::Heap,
+        timed: false,
+        timing: Some(timing),
+    };
+    Some(match name {
+        "sm8550" => chip(43, "v73", TimingModel::QualcommEstimateSoc77),
+        "sm8650" => chip(57, "v75", TimingModel::LlmNpuTable3),
+        "sm8750" => chip(69, "v79", TimingModel::QualcommEstimateSoc77),
+        "sm8850" => chip(87, "v81", TimingModel::QualcommEstimateSoc77),
+        "ideal" => DeviceProfile {
+            source: "an idealisation: HTP's linears with HTP's rounding, no memory limit, no time".to_owned(),
+            soc_id: None,
+            arch: None,
+            max_context_bytes: u64::MAX,
+            max_device_bytes: u64::MAX,
+            max_buffer_bytes: 1 << 30,
+            timing: None,
+            ..chip(0, "", TimingModel::QualcommEstimateSoc77)
+        },
+        _ => return None,
+    })
+}

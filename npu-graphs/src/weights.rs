@@ -1,0 +1,118 @@
+//! Where a device gets static weights from while it prepares. The runtime implements [`WeightSource`] over the packed file.
+
+use coexec_model::{TensorName, layout::GROUP};
+use std::ops::Range;
+
+/// INT4 weights with their scales, as block expansion takes them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BlockRows {
+    /// Codes −8…7, `[rows, K]`.
+    pub codes: Vec<i8>,
+    /// Integer group scales 1…16, `[rows, K / 32]`.
+    pub group_scales: Vec<u8>,
+    /// Channel scales, `[rows]`.
+    pub scales: Vec<f32>,
+}
+
+/// Hands out static weights. Called from one thread at a time, in the order of the spec; vectors are reused between calls.
+pub trait WeightSource: Sync {
+    /// INT8 codes `[rows, K]` and channel scales `[rows]` of some rows of a tensor: both vectors are cleared, then filled.
+    /// Weight = scale × code. `q8` gives its codes; `q4` may give `code × group_scale`, which is exact.
+    ///
+    /// # Errors
+    /// When the tensor is not there, is shorter, is in a format that cannot be given as INT8, or cannot be read.
+    fn int8_rows(
+        &self,
+        tensor: TensorName,
+        rows: Range<usize>,
+        codes: &mut Vec<i8>,
+        scales: &mut Vec<f32>,
+    ) -> Result<(), WeightError>;
+
+    /// INT4 codes, group scales and channel scales of some rows of a `q4` tensor: cleared, then filled.
+    ///
+    /// # Errors
+    /// As [`Self::int8_rows`]; a source without 4-bit weights keeps this default, which always errs.
+    fn block_rows(&self, tensor: TensorName, rows: Range<usize>, out: &mut BlockRows) -> Result<(), WeightError> {
+        let _ = (rows, out);
+        Err(WeightError::Format {
+            tensor,
+            wanted: "4-bit codes with integer group scales (`q4`)",
+            reason: "this weight source has none; import the model as q4 or use per-channel INT8 graphs".to_owned(),
+        })
+    }
+}
+
+/// Why weights could not be handed out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WeightError {
+    /// The file has no such tensor.
+    #[error("tensor `{tensor}` is not in the file; import the model again")]
+    Missing {
+        /// Tensor asked for.
+        tensor: TensorName,
+    },
+    /// The tensor has another shape than the spec says.
+    #[error("tensor `{tensor}`: {reason}; the graphs were built for another model")]
+    Shape {
+        /// Tensor asked for.
+        tensor: TensorName,
+        /// What does not fit.
+        reason: String,
+    },
+    /// The tensor cannot be given in this form.
+    #[error("tensor `{tensor}` cannot be given as {wanted}: {reason}")]
+    Format {
+        /// Tensor asked for.
+        tensor: TensorName,
+        /// The form asked for.
+        wanted: &'static str,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// Reading it failed.
+    #[error("tensor `{tensor}` could not be read")]
+    Read {
+        /// Tensor asked for.
+        tensor: TensorName,
+        /// The reader's error.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl BlockRows {
+    /// INT8 codes that equal these weights: `code × group_scale`, exact because |code| ≤ 8 and group scales are at most 16.
+    ///
+    /// # Errors
+    /// When a length, a code or a group scale is out of range.
+    pub fn expand(&self, rows: usize, k: usize, out: &mut Vec<i8>) -> Result<(), String> {
+        let groups = k.div_ceil(GROUP);
+        if self.codes.len() != rows * k || self.group_scales.len() != rows * groups || self.scales.len() != rows {
+            return Err(format!(
+                "{} codes, {} group scales, {} scales for [{rows}, {k}]",
+                self.codes.len(),
+                self.group_scales.len(),
+                self.scales.len()
+            ));
+        }
+        out.clear();
+        out.reserve(self.codes.len());
+        for (row, scales) in self.codes.chunks(k).zip(self.group_scales.chunks(groups)) {
+            for (group, scale) in row.chunks(GROUP).zip(scales) {
+                if !(1..=16).contains(scale) {
+                    return Err(format!("group scale {scale} is not in 1…16"));
+                }
+                for code in group {
+                    if !(-8..=7).contains(code) {
+                        return Err(format!("code {code} is not in −8…7"));
+                    }
+                    // −8 · 16 = −128 and 7 · 16 = 112: always an i8.
+                    out.push((i16::from(*code) * i16::from(*scale)) as i8);
+                }
+            }
+        }
+        Ok(())
+    }
+}
