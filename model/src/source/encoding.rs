@@ -1,0 +1,205 @@
+//! Element types of imported tensors, and how their rows become f32.
+//!
+//! Quantised types are GGML's blocks. A row is a whole number of blocks, so rows are read independently.
+
+use crate::quant::Q4sGroup;
+use half::{bf16, f16};
+use std::fmt;
+
+/// An element type that can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Encoding {
+    /// 32-bit floats.
+    F32,
+    /// IEEE half floats.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// Blocks of 32: f16 scale `d`, 32 × i8; weight = `d·q`.
+    Q8_0,
+    /// Blocks of 32: f16 scale `d`, 32 nibbles (low halves first); weight = `d·(q − 8)`.
+    Q4_0,
+    /// Blocks of 32: f16 scale `d`, f16 minimum `m`, 32 nibbles; weight = `d·q + m`.
+    Q4_1,
+    /// Blocks of 256 in 16 groups: 6-bit codes, i8 group scales, f16 scale. What llama.cpp gives the head of 4-bit models.
+    Q6K,
+}
+
+impl Encoding {
+    /// All of them.
+    pub const ALL: [Self; 7] = [Self::F32, Self::F16, Self::Bf16, Self::Q8_0, Self::Q4_0, Self::Q4_1, Self::Q6K];
+
+    /// Name as GGUF tools write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+            Self::Q8_0 => "Q8_0",
+            Self::Q4_0 => "Q4_0",
+            Self::Q4_1 => "Q4_1",
+            Self::Q6K => "Q6_K",
+        }
+    }
+
+    /// `(elements, bytes)` of a block.
+    #[must_use]
+    pub const fn block(self) -> (usize, usize) {
+        match self {
+            Self::F32 => (1, 4),
+            Self::F16 | Self::Bf16 => (1, 2),
+            Self::Q8_0 => (32, 34),
+            Self::Q4_0 => (32, 18),
+            Self::Q4_1 => (32, 20),
+            Self::Q6K => (256, 210),
+        }
+    }
+
+    /// Bytes of a row of `cols` elements; `None` when it is no whole number of blocks or does not fit `usize`.
+    #[must_use]
+    pub fn row_bytes(self, cols: usize) -> Option<usize> {
+        let (elems, bytes) = self.block();
+        if cols.is_multiple_of(elems) { (cols / elems).checked_mul(bytes) } else { None }
+    }
+
+    /// Appends the elements of `row` (whole blocks; a partial block at the end is ignored) to `out`.
+    pub fn decode(self, row: &[u8], out: &mut Vec<f32>) {
+        match self {
+            Self::F32 => out.extend(row.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))),
+            Self::F16 => out.extend(row.chunks_exact(2).map(|b| f16_at(b, 0))),
+            Self::Bf16 => out.extend(row.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32())),
+            Self::Q8_0 => {
+                for b in row.chunks_exact(34) {
+                    let d = f16_at(b, 0);
+                    out.extend(b[2..].iter().map(|&q| d * f32::from(q as i8)));
+                }
+            }
+            Self::Q4_0 => {
+                for b in row.chunks_exact(18) {
+                    let d = f16_at(b, 0);
+                    out.extend(nibbles(&b[2..]).map(|q| d * (f32::from(q) - 8.0)));
+                }
+            }
+            Self::Q4_1 => {
+                for b in row.chunks_exact(20) {
+                    let (d, m) = (f16_at(b, 0), f16_at(b, 2));
+                    out.extend(nibbles(&b[4..]).map(|q| d * f32::from(q) + m));
+                }
+            }
+            Self::Q6K => row.chunks_exact(210).for_each(|b| q6_k(b, out)),
+        }
+    }
+}
+
+impl fmt::Display for Encoding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Codes and scales of a `Q4_0` row as they are.
+pub(crate) fn q4_0_groups(row: &[u8]) -> Vec<Q4sGroup> {
+    row.chunks_exact(18)
+        .map(|b| Q4sGroup {
+            scale: f16::from_le_bytes([b[0], b[1]]),
+            codes: nibbles(&b[2..]).map(|q| q as i8 - 8).collect(),
+        })
+        .collect()
+}
+
+fn f16_at(b: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([b[at], b[at + 1]]).to_f32()
+}
+
+/// 4-bit codes: the low halves of all bytes, then the high halves.
+fn nibbles(bytes: &[u8]) -> impl Iterator<Item = u8> + '_ {
+    bytes.iter().map(|b| b & 15).chain(bytes.iter().map(|b| b >> 4))
+}
+
+/// One `Q6_K` block: low 4 bits `[128]`, high 2 bits `[64]`, i8 group scales `[16]`, f16 scale.
+fn q6_k(b: &[u8], out: &mut Vec<f32>) {
+    let d = f16_at(b, 208);
+    for half in 0..2 {
+        let (low, high, scales) = (&b[64 * half..], &b[128 + 32 * half..], &b[192 + 8 * half..]);
+        // Quarter q of this half: nibble q/2 of low bytes 32·(q%2).., bits 2q of the high bytes.
+        for q in 0..4 {
+            for i in 0..32 {
+                let nibble = (low[32 * (q % 2) + i] >> (4 * (q / 2))) & 15;
+                let code = i32::from(nibble | (((high[i] >> (2 * q)) & 3) << 4)) - 32;
+                let scale = f32::from(scales[2 * q + i / 16] as i8);
+                out.push(d * scale * code as f32);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_whole_blocks() {
+        assert_eq!(Encoding::Q4_0.row_bytes(64), Some(36));
+        assert_eq!(Encoding::Q4_0.row_bytes(63), None);
+        assert_eq!(Encoding::Q6K.row_bytes(512), Some(420));
+        assert_eq!(Encoding::F32.row_bytes(usize::MAX), None);
+    }
+
+    #[test]
+    fn q4_0_puts_low_halves_first_and_keeps_codes() {
+        let mut row = f16::from_f32(-0.5).to_le_bytes().to_vec();
+        row.extend((0..16u8).map(|i| i | ((15 - i) << 4)));
+        let mut out = Vec::new();
+        Encoding::Q4_0.decode(&row, &mut out);
+        assert_eq!(out.len(), 32);
+        assert_eq!((out[0], out[15], out[16], out[31]), (4.0, -3.5, -3.5, 4.0));
+        let groups = q4_0_groups(&row);
+        assert_eq!((groups[0].codes[0], groups[0].codes[15], groups[0].codes[16]), (-8, 7, 7));
+        for (w, c) in out.iter().zip(&groups[0].codes) {
+            assert_eq!(*w, groups[0].scale.to_f32() * f32::from(*c));
+        }
+    }
+
+    #[test]
+    fn q8_0_and_q4_1_follow_their_formulas() {
+        let mut row = f16::from_f32(0.25).to_le_bytes().to_vec();
+        row.extend((0..32).map(|i| (i as i8 - 16) as u8));
+        let mut out = Vec::new();
+        Encoding::Q8_0.decode(&row, &mut out);
+        assert_eq!(out, (0..32).map(|i| 0.25 * (i as f32 - 16.0)).collect::<Vec<_>>());
+
+        let mut row = f16::from_f32(0.25).to_le_bytes().to_vec();
+        row.extend(f16::from_f32(-1.0).to_le_bytes());
+        row.extend([0x21; 16]);
+        out.clear();
+        Encoding::Q4_1.decode(&row, &mut out);
+        assert_eq!((out[0], out[16], out.len()), (-0.75, -0.5, 32));
+    }
+
+    #[test]
+    fn q6_k_assembles_six_bits_and_sixteen_scales() {
+        let mut block = vec![0u8; 210];
+        block[208..].copy_from_slice(&f16::from_f32(2.0).to_le_bytes());
+        block[192..208].copy_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0xF0]);
+        // Element 0: low nibble 5, high bits 3; element 64 (quarter 2) shares the low byte's high nibble.
+        block[0] = 0xA5;
+        block[128] = 0b00_01_00_11;
+        let mut out = Vec::new();
+        Encoding::Q6K.decode(&block, &mut out);
+        assert_eq!(out.len(), 256);
+        assert_eq!(out[0], 2.0 * 1.0 * f32::from(0x35u8 - 32));
+        assert_eq!(out[64], 2.0 * 5.0 * (26.0 - 32.0));
+        assert_eq!(out[255], 2.0 * -16.0 * -32.0);
+        assert_eq!(out[16], 2.0 * 2.0 * -32.0);
+    }
+
+    #[test]
+    fn half_floats_are_exact() {
+        let mut out = Vec::new();
+        Encoding::F16.decode(&f16::from_f32(0.1).to_le_bytes(), &mut out);
+        Encoding::Bf16.decode(&bf16::from_f32(0.1).to_le_bytes(), &mut out);
+        Encoding::F32.decode(&0.1f32.to_le_bytes(), &mut out);
+        assert_eq!(out, [f16::from_f32(0.1).to_f32(), bf16::from_f32(0.1).to_f32(), 0.1]);
+    }
+}

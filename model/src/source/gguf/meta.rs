@@ -1,0 +1,237 @@
+//! Typed access to GGUF metadata, and the configuration of a model out of it.
+
+use super::super::arch::{self, Architecture, QkvBias, SlidingWindow};
+use super::super::settings::{
+    Checker, MAX_CONTEXT, MAX_FFN, MAX_HEAD_DIM, MAX_HEADS, MAX_HIDDEN, MAX_LAYERS, MAX_VOCAB, shorten,
+};
+use super::SourceError;
+use super::parse::{Array, Gguf, Value};
+use crate::{DecoderConfig, GenerationDefaults, RopeScaling};
+
+/// Metadata of one file.
+pub(super) struct Meta<'a> {
+    pub(super) check: Checker<'a>,
+    pub(super) gguf: &'a Gguf<'a>,
+}
+
+impl<'a> Meta<'a> {
+    fn typed<T>(&self, key: &str, what: &str, read: impl Fn(Value<'a>) -> Option<T>) -> Result<Option<T>, SourceError> {
+        match self.gguf.metadata.get(key) {
+            None => Ok(None),
+            Some(value) => match read(*value) {
+                Some(v) => Ok(Some(v)),
+                None => self.check.fail(key, format!("is not {what}")),
+            },
+        }
+    }
+
+    pub(super) fn unsigned(&self, key: &str) -> Result<Option<u64>, SourceError> {
+        self.typed(key, "a whole number ≥ 0", |v| match v {
+            Value::Unsigned(v) => Some(v),
+            Value::Signed(v) => u64::try_from(v).ok(),
+            // Per-layer lists, when all layers agree.
+            Value::Array(list) => {
+                let mut numbers = list.iter().map(|v| if let Value::Unsigned(v) = v { Some(v) } else { positive(v) });
+                let first = numbers.next()??;
+                numbers.all(|n| n == Some(first)).then_some(first)
+            }
+            _ => None,
+        })
+    }
+
+    pub(super) fn float(&self, key: &str) -> Result<Option<f64>, SourceError> {
+        self.typed(key, "a number", |v| if let Value::Float(v) = v { Some(v) } else { None })
+    }
+
+    pub(super) fn boolean(&self, key: &str) -> Result<Option<bool>, SourceError> {
+        self.typed(key, "true or false", |v| if let Value::Bool(v) = v { Some(v) } else { None })
+    }
+
+    pub(super) fn string(&self, key: &str) -> Result<Option<&'a str>, SourceError> {
+        self.typed(key, "a string", |v| if let Value::Str(v) = v { std::str::from_utf8(v).ok() } else { None })
+    }
+
+    pub(super) fn array(&self, key: &str) -> Result<Option<Array<'a>>, SourceError> {
+        self.typed(key, "a list", |v| if let Value::Array(v) = v { Some(v) } else { None })
+    }
+}
+
+fn positive(v: Value<'_>) -> Option<u64> {
+    if let Value::Signed(v) = v { u64::try_from(v).ok() } else { None }
+}
+
+/// The configuration of the model, but for its special tokens. `factors` are the divisors of `rope_freqs.weight`.
+pub(super) fn config(
+    meta: &Meta<'_>,
+    factors: Option<Vec<f32>>,
+) -> Result<(DecoderConfig, &'static Architecture), SourceError> {
+    let check = meta.check;
+    if let Some(kind) = meta.string("general.type")?.filter(|k| *k != "model") {
+        return check
+            .fail("general.type", format!("`{}` is not a whole model: open the model's own file", shorten(kind)));
+    }
+    if meta.unsigned("split.count")?.is_some_and(|n| n > 1) {
+        return check
+            .fail("split.count", "the model is split into several files: join them with llama-gguf-split --merge");
+    }
+    let Some(name) = meta.string("general.architecture")? else {
+        return check.fail("general.architecture", "is missing");
+    };
+    let arch = arch::by_gguf(name).ok_or_else(|| check.unknown_architecture(name, |a| a.gguf))?;
+    let key = |k: &str| format!("{name}.{k}");
+    refuse_other_maths(meta, name)?;
+
+    let size = |k: &str, max: u64| -> Result<u32, SourceError> {
+        match meta.unsigned(&key(k))? {
+            Some(v) => check.size(&key(k), v, max),
+            None => check.fail(&key(k), "is missing"),
+        }
+    };
+    let hidden_size = size("embedding_length", MAX_HIDDEN)?;
+    let num_attention_heads = size("attention.head_count", MAX_HEADS)?;
+    let num_key_value_heads = match meta.unsigned(&key("attention.head_count_kv"))? {
+        Some(v) => check.size(&key("attention.head_count_kv"), v, MAX_HEADS)?,
+        None => num_attention_heads,
+    };
+    let head_dim = match meta.unsigned(&key("attention.key_length"))? {
+        Some(v) => check.size(&key("attention.key_length"), v, MAX_HEAD_DIM)?,
+        None => check.head_dim_from_hidden(&key("attention.head_count"), hidden_size, num_attention_heads)?,
+    };
+    for k in ["attention.value_length", "rope.dimension_count"] {
+        if let Some(v) = meta.unsigned(&key(k))?.filter(|v| *v != u64::from(head_dim)) {
+            return check.fail(&key(k), format!("{v} differs from the head size {head_dim}: that is not supported"));
+        }
+    }
+    let has = |tensor: &str| meta.gguf.tensors.iter().any(|t| t.name == tensor);
+    let vocab_size = match meta.unsigned(&key("vocab_size"))? {
+        Some(v) => check.size(&key("vocab_size"), v, MAX_VOCAB)?,
+        None => match meta.gguf.tensors.iter().find(|t| t.name == "token_embd.weight") {
+            Some(t) => check.size("token_embd.weight", t.shape[0] as u64, MAX_VOCAB)?,
+            None => return check.fail(&key("vocab_size"), "is missing, and so is token_embd.weight"),
+        },
+    };
+    let eps_key = key("attention.layer_norm_rms_epsilon");
+    let rms_norm_eps = match meta.float(&eps_key)? {
+        Some(v) => check.real(&eps_key, v, 1e-30, 1.0)?,
+        None => return check.fail(&eps_key, "is missing"),
+    };
+    let max_position_embeddings = size("context_length", MAX_CONTEXT)?;
+    let theta_key = key("rope.freq_base");
+    let rope_theta =
+        check.real(&theta_key, meta.float(&theta_key)?.unwrap_or(f64::from(arch.rope_theta)), 1.0, 1e15)?;
+    let config = DecoderConfig {
+        architecture: arch.name.to_owned(),
+        hidden_size,
+        intermediate_size: size("feed_forward_length", MAX_FFN)?,
+        num_hidden_layers: size("block_count", MAX_LAYERS)?,
+        num_attention_heads,
+        num_key_value_heads,
+        head_dim,
+        vocab_size,
+        max_position_embeddings,
+        rms_norm_eps,
+        rope_theta,
+        rope_scaling: rope_scaling(meta, name, head_dim, factors)?,
+        qkv_bias: match arch.qkv_bias {
+            QkvBias::Never => false,
+            QkvBias::Always => true,
+            QkvBias::WhenSet(_) => has("blk.0.attn_q.bias"),
+        },
+        qk_norm: arch.qk_norm,
+        tie_word_embeddings: !has("output.weight"),
+        sliding_window: sliding_window(meta, name, arch, max_position_embeddings)?,
+        bos_token_id: None,
+        eos_token_ids: Vec::new(),
+        generation: GenerationDefaults::default(),
+    };
+    check.relations(
+        &config,
+        [&key("attention.head_count"), &key("attention.head_count_kv"), &key("attention.key_length")],
+    )?;
+    Ok((config, arch))
+}
+
+/// Settings that no row of the architecture table expresses.
+fn refuse_other_maths(meta: &Meta<'_>, name: &str) -> Result<(), SourceError> {
+    for k in ["expert_count", "expert_used_count", "leading_dense_block_count", "nextn_predict_layers"] {
+        let key = format!("{name}.{k}");
+        if meta.unsigned(&key)?.is_some_and(|v| v != 0) {
+            return meta.check.fail(&key, "mixtures of experts and extra prediction layers are not supported");
+        }
+    }
+    for k in [
+        "logit_scale",
+        "residual_scale",
+        "embedding_scale",
+        "attention.scale",
+        "attention.clamp_kqv",
+        "attn_logit_softcapping",
+        "final_logit_softcapping",
+    ] {
+        let key = format!("{name}.{k}");
+        if meta.float(&key)?.is_some_and(|v| v != 0.0 && v != 1.0) {
+            return meta.check.fail(&key, "scaled, clamped or capped values are not supported");
+        }
+    }
+    let key = format!("{name}.use_parallel_residual");
+    if meta.boolean(&key)? == Some(true) {
+        return meta.check.fail(&key, "parallel residuals are not supported");
+    }
+    Ok(())
+}
+
+fn rope_scaling(
+    meta: &Meta<'_>,
+    name: &str,
+    head_dim: u32,
+    factors: Option<Vec<f32>>,
+) -> Result<RopeScaling, SourceError> {
+    let check = meta.check;
+    let type_key = format!("{name}.rope.scaling.type");
+    let old_key = format!("{name}.rope.scale_linear");
+    let factor_key = format!("{name}.rope.scaling.factor");
+    let linear = match meta.string(&type_key)? {
+        None => meta.float(&old_key)?.or(meta.float(&factor_key)?),
+        Some("none") => None,
+        Some("linear") => match meta.float(&factor_key)?.or(meta.float(&old_key)?) {
+            Some(factor) => Some(factor),
+            None => return check.fail(&factor_key, "is missing"),
+        },
+        Some(other) => {
+            let reason = format!("`{}` is not supported (none and linear are): use a model without it", shorten(other));
+            return check.fail(&type_key, reason);
+        }
+    };
+    // Old converters wrote a factor of 0 or 1 for none.
+    let linear = linear.filter(|f| *f != 0.0 && *f != 1.0);
+    match (linear, factors) {
+        (Some(_), Some(_)) => {
+            check.fail(&factor_key, "linear scaling together with `rope_freqs.weight` is not supported")
+        }
+        (Some(factor), None) => Ok(RopeScaling::Linear { factor: check.real(&factor_key, factor, 1e-6, 1e6)? }),
+        (None, None) => Ok(RopeScaling::None),
+        (None, Some(factors)) => {
+            if factors.len() != head_dim as usize / 2 {
+                let reason = format!("{} factors for heads of {head_dim}", factors.len());
+                return check.fail("rope_freqs.weight", reason);
+            }
+            if let Some(bad) = factors.iter().find(|f| !(f.is_finite() && **f > 0.0)) {
+                return check.fail("rope_freqs.weight", format!("{bad} is no divisor of a frequency"));
+            }
+            Ok(if factors.iter().all(|f| *f == 1.0) { RopeScaling::None } else { RopeScaling::Factors { factors } })
+        }
+    }
+}
+
+/// GGUF says a window for all layers, where it says one; one that is no shorter than the context is none.
+fn sliding_window(meta: &Meta<'_>, name: &str, arch: &Architecture, context: u32) -> Result<Option<u32>, SourceError> {
+    let key = format!("{name}.attention.sliding_window");
+    let Some(window) = meta.unsigned(&key)?.filter(|w| *w != 0 && *w < u64::from(context)) else { return Ok(None) };
+    // Which layers of a Qwen have it is not said.
+    if matches!(arch.sliding_window, SlidingWindow::WhenUsed { .. }) {
+        return meta
+            .check
+            .fail(&key, "import this model from its Hugging Face directory, which says which layers have it");
+    }
+    Ok(Some(meta.check.size(&key, window, MAX_CONTEXT)?))
+}
