@@ -1,3 +1,101 @@
-//! Project automation.
+//! Project automation: `cargo xtask test | check | fuzz | demo`.
+//!
+//! `test` is what the README promises and what CI runs. Everything here calls cargo; nothing is installed that is there.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+mod fuzz;
+
+use anyhow::{Context as _, bail};
+use clap::{Parser, Subcommand};
+use std::{path::PathBuf, process::Command};
+
+#[derive(Debug, Parser)]
+#[command(about = "Project automation")]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// All tests of the workspace
+    Test {
+        /// Arguments for the test binaries, e.g. a filter
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Format, clippy and rustdoc, warnings denied; each feature alone
+    Check,
+    /// Fuzz every parser
+    Fuzz {
+        /// Seconds per target
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Only this target
+        target: Option<String>,
+    },
+    /// Pack the demo model again from models/demo (after training or a change of the format)
+    Demo,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Args::parse().task {
+        Task::Test { args } => test(&args),
+        Task::Check => check(),
+        Task::Fuzz { seconds, target } => fuzz::run(seconds, target.as_deref()),
+        Task::Demo => demo(),
+    }
+}
+
+/// The workspace's root.
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args).current_dir(root());
+    command
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    eprintln!("$ {command:?}");
+    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} failed: {status}");
+    }
+    Ok(())
+}
+
+fn test(args: &[String]) -> anyhow::Result<()> {
+    let mut command = cargo(&["test", "--workspace"]);
+    if !args.is_empty() {
+        command.arg("--").args(args);
+    }
+    run(&mut command)
+}
+
+fn check() -> anyhow::Result<()> {
+    run(&mut cargo(&["fmt", "--all", "--check"]))?;
+    run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    run(&mut cargo(&["clippy", "--package", "coexec", "--no-default-features", "--", "-D", "warnings"]))?;
+    run(cargo(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// Imports models/demo with calibration; the demo feature is off, or the binary would embed the file it is to make.
+fn demo() -> anyhow::Result<()> {
+    run(&mut cargo(&[
+        "run",
+        "--release",
+        "--no-default-features",
+        "--",
+        "import",
+        "models/demo",
+        "models/demo/demo.coexec",
+        "--weights",
+        "q8",
+        "--calibrate",
+        "models/demo/calibration.txt",
+    ]))
+}
