@@ -18,6 +18,7 @@ pub mod layout;
 pub mod mmap;
 pub mod packed;
 pub mod quant;
+pub mod random;
 pub mod source;
 pub mod tensor;
 

@@ -115,7 +115,7 @@ fn forged_indexes_are_refused_with_a_reason() {
         ("rope_scaling", config("head_dim", 4.into())),
         ("configuration asks for panels", config("intermediate_size", 34.into())),
         ("rope_theta", config("rope_theta", (-1.0).into())),
-        ("rope_theta", config("rope_theta", 1e300.into())),
+        ("unreadable", config("rope_theta", 1e300.into())),
         ("unreadable", config("rms_norm_eps", serde_json::Value::Null)),
         ("unreadable", config("vocab_size", (-1).into())),
         ("sliding_window", config("sliding_window", 0.into())),
