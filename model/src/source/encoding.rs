@@ -202,4 +202,32 @@ mod tests {
         Encoding::F32.decode(&0.1f32.to_le_bytes(), &mut out);
         assert_eq!(out, [f16::from_f32(0.1).to_f32(), bf16::from_f32(0.1).to_f32(), 0.1]);
     }
+
+    /// Values of llama.cpp's own Python package (gguf 0.x, `quants.dequantize`) for pseudo-random blocks.
+    #[test]
+    fn blocks_decode_as_the_gguf_package_does() {
+        let block = |len: usize, scales: &[usize]| {
+            let mut x = 12_345u32;
+            let mut bytes = Vec::with_capacity(len);
+            for _ in 0..len {
+                x = x.wrapping_mul(1_103_515_245).wrapping_add(12_345) & 0x7fff_ffff;
+                bytes.push((x >> 16) as u8);
+            }
+            scales.iter().for_each(|at| bytes[*at..at + 2].copy_from_slice(&[0x66, 0x2e]));
+            bytes
+        };
+        let moments = |values: &[f32]| {
+            let sum: f64 = values.iter().map(|v| f64::from(*v)).sum();
+            let first: f64 = values.iter().enumerate().map(|(i, v)| f64::from(*v) * i as f64).sum();
+            (sum, first)
+        };
+        let mut out = Vec::new();
+        Encoding::Q6K.decode(&block(210, &[208]), &mut out);
+        assert_eq!((out[0], out[33], out[66], out[231]), (-302.326_17, -113.972_17, -184.754_88, 1.599_609_4));
+        assert_eq!(moments(&out), (-2_461.098_999_023_437_5, -261_386.469_360_351_56));
+        out.clear();
+        Encoding::Q4_1.decode(&block(20, &[0, 2]), &mut out);
+        assert_eq!((out[5], out[20]), (0.599_853_5, 1.399_658_2));
+        assert_eq!(moments(&out), (28.493_041_992_187_5, 381.206_909_179_687_5));
+    }
 }

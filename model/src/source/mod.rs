@@ -93,12 +93,12 @@ fn what_is_this(path: &Path, bytes: &[u8]) -> String {
     if bytes.is_empty() {
         return "the file is empty".to_owned();
     }
+    if [b"lmgg", b"fmgg", b"tjgg", b"algg"].iter().any(|m| bytes.starts_with(*m)) {
+        return "a GGML file from before GGUF: convert the original weights again".to_owned();
+    }
     if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(&[0x80, 2]) || ["bin", "pt", "pth"].contains(&&*extension)
     {
         return "it looks like PyTorch weights: convert them to safetensors and open the directory".to_owned();
-    }
-    if [b"lmgg", b"fmgg", b"tjgg", b"algg"].iter().any(|m| bytes.starts_with(*m)) {
-        return "a GGML file from before GGUF: convert the original weights again".to_owned();
     }
     match &*extension {
         "safetensors" | "json" | "jinja" => {

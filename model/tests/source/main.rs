@@ -5,6 +5,7 @@ mod errors;
 mod fuzzed;
 mod tokenizers_agree;
 mod weights;
+mod writer;
 
 use std::path::{Path, PathBuf};
 

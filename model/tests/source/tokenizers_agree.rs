@@ -1,8 +1,11 @@
 //! Tokenizers out of GGUF metadata against the `tokenizer.json` of the same model, through the tokenizers library.
 
 use super::checkpoints;
+use super::writer::{File, Meta};
 use coexec_model::TokenizerData;
 use coexec_model::source;
+use proptest::prelude::*;
+use std::collections::HashMap;
 use tokenizers::Tokenizer;
 
 const TEXTS: &[&str] = &[
@@ -73,5 +76,53 @@ fn bos_is_added_exactly_once() {
             );
             assert_eq!(ids[0] == bos, has_bos, "{}: {ids:?}", path.display());
         }
+    }
+}
+
+/// SentencePiece's own way, as plainly as possible: of all neighbours whose join is a piece, join the best-scored, the
+/// leftmost of equals; what is no piece in the end is spelt in bytes.
+fn sentence_piece(pieces: &HashMap<String, (u32, f32)>, text: &str) -> Vec<u32> {
+    let text = if text.is_empty() { String::new() } else { format!("▁{}", text.replace(' ', "▁")) };
+    let mut symbols: Vec<String> = text.chars().map(String::from).collect();
+    loop {
+        let mut best: Option<(usize, f32)> = None;
+        for i in 1..symbols.len() {
+            if let Some((_, score)) = pieces.get(&format!("{}{}", symbols[i - 1], symbols[i]))
+                && best.is_none_or(|(_, s)| *score > s)
+            {
+                best = Some((i, *score));
+            }
+        }
+        let Some((i, _)) = best else { break };
+        let right = symbols.remove(i);
+        symbols[i - 1].push_str(&right);
+    }
+    let ids = symbols.iter().flat_map(|s| match pieces.get(s) {
+        Some((id, _)) => vec![*id],
+        None => s.bytes().map(|b| pieces[&format!("<0x{b:02X}>")].0).collect(),
+    });
+    ids.collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    /// Whatever the scores are, not only those that training gives.
+    #[test]
+    fn merges_out_of_scores_are_sentence_piece_s(
+        order in Just((0..352u32).collect::<Vec<_>>()).prop_shuffle(),
+        text in "[ a-zA-Zé🦙.]{0,40}|(Once|upon| |the|that|hand|in|ing|hat| he| to){0,12}",
+    ) {
+        let mut file = File::read(&super::tiny().join("tinyllama/tinyllama-F16.gguf"));
+        let scores: Vec<f32> = order.iter().map(|n| -(*n as f32)).collect();
+        let texts = match file.meta.iter().find(|(k, _)| k == "tokenizer.ggml.tokens") {
+            Some((_, Meta::Strs(texts))) => texts.clone(),
+            _ => unreachable!(),
+        };
+        let pieces = texts.into_iter().zip(0u32..).zip(&scores).map(|((t, id), s)| (t, (id, *s))).collect();
+        file = file.set("tokenizer.ggml.scores", Meta::F32s(scores));
+        let (_, tokenizer) = source::gguf::parse_model(&file.bytes()).unwrap();
+        let found = load(&tokenizer).encode(text.as_str(), false).unwrap();
+        prop_assert_eq!(found.get_ids(), sentence_piece(&pieces, &text));
     }
 }
