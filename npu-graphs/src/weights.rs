@@ -8,7 +8,7 @@ use std::ops::Range;
 pub struct BlockRows {
     /// Codes −8…7, `[rows, K]`.
     pub codes: Vec<i8>,
-    /// Integer group scales 1…16, `[rows, K / 32]`.
+    /// Integer group scales 0…16, `[rows, K / 32]`.
     pub group_scales: Vec<u8>,
     /// Channel scales, `[rows]`.
     pub scales: Vec<f32>,
@@ -101,8 +101,8 @@ impl BlockRows {
         out.reserve(self.codes.len());
         for (row, scales) in self.codes.chunks(k).zip(self.group_scales.chunks(groups)) {
             for (group, scale) in row.chunks(GROUP).zip(scales) {
-                if !(1..=16).contains(scale) {
-                    return Err(format!("group scale {scale} is not in 1…16"));
+                if !(0..=16).contains(scale) {
+                    return Err(format!("group scale {scale} is not in 0…16 (QNN computes garbage above)"));
                 }
                 for code in group {
                     if !(-8..=7).contains(code) {
@@ -115,4 +115,27 @@ impl BlockRows {
         }
         Ok(())
     }
+}
+
+/// The channel scales that a device is given: as they are, but channels of zero scale, whose codes must all be zero, take
+/// the largest scale of the node (`fallback` when all are zero). Their outputs stay the zero point, and no device sees a
+/// scale of zero, which QNN does not check.
+///
+/// # Errors
+/// Names the channel whose scale is negative or not finite, or zero with non-zero codes.
+pub fn lowered_scales(codes: &[i8], k: usize, scales: &[f32], fallback: f32) -> Result<Vec<f32>, String> {
+    let largest = scales.iter().fold(0.0f32, |m, s| m.max(*s));
+    let instead = if largest > 0.0 { largest } else { fallback };
+    let one = |(channel, (scale, row)): (usize, (&f32, &[i8]))| {
+        if !(scale.is_finite() && *scale >= 0.0) {
+            Err(format!("channel {channel}: scale {scale} is negative or not finite"))
+        } else if *scale > 0.0 {
+            Ok(*scale)
+        } else if row.iter().all(|c| *c == 0) {
+            Ok(instead)
+        } else {
+            Err(format!("channel {channel}: scale 0 with non-zero codes"))
+        }
+    };
+    scales.iter().zip(codes.chunks(k.max(1))).enumerate().map(one).collect()
 }

@@ -81,10 +81,6 @@ impl Blob<'_> {
             rest = after;
             let scales: Vec<f32> =
                 scales.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-            if scales.iter().any(|s| !(s.is_finite() && *s >= 0.0)) {
-                let reason = format!("a channel scale of `{}` is negative or not finite", wanted.tensor);
-                return Err(NpuError::Blob { reason });
-            }
             let codes = codes.iter().map(|c| *c as i8).collect();
             weights.push(Arc::new(LinearWeights::new(n, k, codes, scales)));
         }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     BlockRows, ContextSpec, Dtype, Encoding, GraphSpec, NpuError, OpSpec, TensorSpec, WeightEncoding, WeightError,
-    WeightSource, WeightSpec,
+    WeightSource, WeightSpec, weights::lowered_scales,
 };
 use std::{collections::HashMap, sync::Arc};
 
@@ -117,6 +117,8 @@ impl PreparedGraph {
                 return Err(unsupported(op, input, "codes need a per-tensor encoding"));
             };
             let shared = weights.get(wanted).ok_or_else(|| missing(output))?;
+            let scales = lowered_scales(&shared.codes, shared.k, &shared.scales, sy / sx)
+                .map_err(|reason| unsupported(op, &wanted.tensor.to_string(), &reason))?;
             nodes.push(PreparedNode {
                 input: slot(input).ok_or_else(|| missing(input))?,
                 output: slot(output).ok_or_else(|| missing(output))?,
@@ -125,7 +127,8 @@ impl PreparedGraph {
                 zero_point_in: zx,
                 zero_point_out: zy,
                 weights: Arc::clone(shared),
-                multipliers: multipliers(width, sx, &shared.scales, sy),
+                multipliers: multipliers(width, sx, &scales, sy)
+                    .map_err(|e| unsupported(op, output, &e.to_string()))?,
             });
         }
         Ok(Self { nodes, intermediates: graph.intermediates.len() })
@@ -185,9 +188,6 @@ impl Rows {
         if self.codes.len() != n * k || self.scales.len() != n {
             let (codes, scales) = (self.codes.len(), self.scales.len());
             return Err(bad(format!("{codes} codes and {scales} scales came for rows {:?} of K {k}", wanted.rows)));
-        }
-        if let Some(scale) = self.scales.iter().find(|s| !(s.is_finite() && **s >= 0.0)) {
-            return Err(bad(format!("channel scale {scale} is negative or not finite")));
         }
         Ok(LinearWeights::new(n, k, self.codes.clone(), self.scales.clone()))
     }
