@@ -153,6 +153,7 @@ pub const REFUSED_UNLESS_NEUTRAL: &[(&str, Neutral, &str)] = &[
     ("compression_config", Neutral::Null, "compressed checkpoints are not supported: import the original weights"),
     ("partial_rotary_factor", Neutral::Number(1.0), "partly rotated heads are not supported"),
     ("rotary_pct", Neutral::Number(1.0), "partly rotated heads are not supported"),
+    ("rope_interleaved", Neutral::False, "interleaved rotary pairs are not supported in this format"),
     ("is_encoder_decoder", Neutral::False, "only decoders are supported"),
     ("add_cross_attention", Neutral::False, "only decoders are supported"),
     ("attn_logit_softcapping", Neutral::Null, "soft-capped attention is not supported"),

@@ -2,6 +2,7 @@
 //!
 //! Quantised types are GGML's blocks. A row is a whole number of blocks, so rows are read independently.
 
+use super::blocks::{f16_at, five_bits, nibbles, q4_k, q5_k, q6_k};
 use crate::quant::Q4sGroup;
 use half::{bf16, f16};
 use std::fmt;
@@ -21,13 +22,33 @@ pub enum Encoding {
     Q4_0,
     /// Blocks of 32: f16 scale `d`, f16 minimum `m`, 32 nibbles; weight = `d·q + m`.
     Q4_1,
+    /// Blocks of 32: f16 scale `d`, 5-bit codes; weight = `d·(q − 16)`.
+    Q5_0,
+    /// Blocks of 32: f16 scale `d`, f16 minimum `m`, 5-bit codes; weight = `d·q + m`.
+    Q5_1,
+    /// Blocks of 256 in 8 groups: 4-bit codes, 6-bit group scales and minima, f16 scales of both.
+    Q4K,
+    /// As [`Self::Q4K`] with 5-bit codes.
+    Q5K,
     /// Blocks of 256 in 16 groups: 6-bit codes, i8 group scales, f16 scale. What llama.cpp gives the head of 4-bit models.
     Q6K,
 }
 
 impl Encoding {
     /// All of them.
-    pub const ALL: [Self; 7] = [Self::F32, Self::F16, Self::Bf16, Self::Q8_0, Self::Q4_0, Self::Q4_1, Self::Q6K];
+    pub const ALL: [Self; 11] = [
+        Self::F32,
+        Self::F16,
+        Self::Bf16,
+        Self::Q8_0,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+    ];
 
     /// Name as GGUF tools write it.
     #[must_use]
@@ -39,6 +60,10 @@ impl Encoding {
             Self::Q8_0 => "Q8_0",
             Self::Q4_0 => "Q4_0",
             Self::Q4_1 => "Q4_1",
+            Self::Q5_0 => "Q5_0",
+            Self::Q5_1 => "Q5_1",
+            Self::Q4K => "Q4_K",
+            Self::Q5K => "Q5_K",
             Self::Q6K => "Q6_K",
         }
     }
@@ -52,6 +77,10 @@ impl Encoding {
             Self::Q8_0 => (32, 34),
             Self::Q4_0 => (32, 18),
             Self::Q4_1 => (32, 20),
+            Self::Q5_0 => (32, 22),
+            Self::Q5_1 => (32, 24),
+            Self::Q4K => (256, 144),
+            Self::Q5K => (256, 176),
             Self::Q6K => (256, 210),
         }
     }
@@ -87,6 +116,20 @@ impl Encoding {
                     out.extend(nibbles(&b[4..]).map(|q| d * f32::from(q) + m));
                 }
             }
+            Self::Q5_0 => {
+                for b in row.chunks_exact(22) {
+                    let d = f16_at(b, 0);
+                    out.extend(five_bits(&b[2..]).map(|q| d * (q - 16.0)));
+                }
+            }
+            Self::Q5_1 => {
+                for b in row.chunks_exact(24) {
+                    let (d, m) = (f16_at(b, 0), f16_at(b, 2));
+                    out.extend(five_bits(&b[4..]).map(|q| d * q + m));
+                }
+            }
+            Self::Q4K => row.chunks_exact(144).for_each(|b| q4_k(b, out)),
+            Self::Q5K => row.chunks_exact(176).for_each(|b| q5_k(b, out)),
             Self::Q6K => row.chunks_exact(210).for_each(|b| q6_k(b, out)),
         }
     }
@@ -106,32 +149,6 @@ pub(crate) fn q4_0_groups(row: &[u8]) -> Vec<Q4sGroup> {
             codes: nibbles(&b[2..]).map(|q| q as i8 - 8).collect(),
         })
         .collect()
-}
-
-fn f16_at(b: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes([b[at], b[at + 1]]).to_f32()
-}
-
-/// 4-bit codes: the low halves of all bytes, then the high halves.
-fn nibbles(bytes: &[u8]) -> impl Iterator<Item = u8> + '_ {
-    bytes.iter().map(|b| b & 15).chain(bytes.iter().map(|b| b >> 4))
-}
-
-/// One `Q6_K` block: low 4 bits `[128]`, high 2 bits `[64]`, i8 group scales `[16]`, f16 scale.
-fn q6_k(b: &[u8], out: &mut Vec<f32>) {
-    let d = f16_at(b, 208);
-    for half in 0..2 {
-        let (low, high, scales) = (&b[64 * half..], &b[128 + 32 * half..], &b[192 + 8 * half..]);
-        // Quarter q of this half: nibble q/2 of low bytes 32·(q%2).., bits 2q of the high bytes.
-        for q in 0..4 {
-            for i in 0..32 {
-                let nibble = (low[32 * (q % 2) + i] >> (4 * (q / 2))) & 15;
-                let code = i32::from(nibble | (((high[i] >> (2 * q)) & 3) << 4)) - 32;
-                let scale = f32::from(scales[2 * q + i / 16] as i8);
-                out.push(d * scale * code as f32);
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -203,6 +220,9 @@ mod tests {
         assert_eq!(out, [f16::from_f32(0.1).to_f32(), bf16::from_f32(0.1).to_f32(), 0.1]);
     }
 
+    /// Encoding, block bytes, where its f16 scales lie, first and last value, sum, sum of index times value.
+    type Golden = (Encoding, usize, &'static [usize], f64, f64, f64, f64);
+
     /// Values of llama.cpp's own Python package (gguf 0.x, `quants.dequantize`) for pseudo-random blocks.
     #[test]
     fn blocks_decode_as_the_gguf_package_does() {
@@ -221,13 +241,23 @@ mod tests {
             let first: f64 = values.iter().enumerate().map(|(i, v)| f64::from(*v) * i as f64).sum();
             (sum, first)
         };
-        let mut out = Vec::new();
-        Encoding::Q6K.decode(&block(210, &[208]), &mut out);
-        assert_eq!((out[0], out[33], out[66], out[231]), (-302.326_17, -113.972_17, -184.754_88, 1.599_609_4));
-        assert_eq!(moments(&out), (-2_461.098_999_023_437_5, -261_386.469_360_351_56));
-        out.clear();
-        Encoding::Q4_1.decode(&block(20, &[0, 2]), &mut out);
-        assert_eq!((out[5], out[20]), (0.599_853_5, 1.399_658_2));
-        assert_eq!(moments(&out), (28.493_041_992_187_5, 381.206_909_179_687_5));
+        #[rustfmt::skip]
+        let expected: [Golden; 8] = [
+            (Encoding::Q6K, 210, &[208], -302.326171875, 27.8931884765625, -2461.0989990234375, -261386.46936035156),
+            (Encoding::Q4_1, 20, &[0, 2], 1.599609375, 0.199951171875, 28.4930419921875, 381.2069091796875),
+            (Encoding::Q5_0, 22, &[0], 1.2996826171875, 0.0999755859375, 2.999267578125, 18.79541015625),
+            (Encoding::Q5_1, 24, &[0, 2], 2.6993408203125, 0.6998291015625, 57.5859375, 814.5010986328125),
+            (Encoding::Q4K, 144, &[0, 2], 25.2938232421875, 23.2943115234375, 4452.6126708984375, 479066.11193847656),
+            (Encoding::Q5K, 176, &[0, 2], 62.4847412109375, 7.2982177734375, 9966.466186523438, 1064211.2193603516),
+            (Encoding::Q8_0, 34, &[0], 10.0975341796875, 11.4971923828125, 74.8817138671875, 1488.4365234375),
+            (Encoding::Q4_0, 18, &[0], -0.2999267578125, -0.199951171875, -0.0999755859375, -58.985595703125),
+        ];
+        for (encoding, len, scales, first, last, sum, moment) in expected {
+            let mut out = Vec::new();
+            encoding.decode(&block(len, scales), &mut out);
+            assert_eq!(out.len(), encoding.block().0);
+            assert_eq!((f64::from(out[0]), f64::from(*out.last().unwrap())), (first, last), "{encoding}");
+            assert_eq!(moments(&out), (sum, moment), "{encoding}");
+        }
     }
 }

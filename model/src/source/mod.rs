@@ -13,6 +13,7 @@
 //! ```
 
 pub mod arch;
+mod blocks;
 mod encoding;
 mod error;
 pub mod gguf;

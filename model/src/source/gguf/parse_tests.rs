@@ -72,7 +72,7 @@ fn tensors_are_placed_after_the_aligned_header() {
     let mut body = key("general.alignment", 4, &64u32.to_le_bytes());
     body.extend(tensor("a", &[32, 3], 2, 0));
     body.extend(tensor("b", &[5], 0, 64));
-    body.extend(tensor("c", &[5], 12, 7));
+    body.extend(tensor("c", &[5], 10, 7));
     let mut bytes = file(3, 3, 1, &body);
     let start = bytes.len().next_multiple_of(64);
     bytes.resize(start + 64 + 20, 0);
@@ -80,7 +80,7 @@ fn tensors_are_placed_after_the_aligned_header() {
     assert_eq!(parsed.tensors[0].shape, [3, 32]);
     assert_eq!(parsed.tensors[0].bytes, start..start + 54);
     assert_eq!(parsed.tensors[1].bytes, start + 64..start + 84);
-    assert_eq!((parsed.tensors[2].encoding.clone(), parsed.tensors[2].bytes.len()), (Err("Q4_K".to_owned()), 0));
+    assert_eq!((parsed.tensors[2].encoding.clone(), parsed.tensors[2].bytes.len()), (Err("Q2_K".to_owned()), 0));
     assert!(error(&bytes[..bytes.len() - 1]).contains("`b`: lies outside"));
 }
 
