@@ -32,6 +32,16 @@ pub(crate) fn worthwhile(raw_bytes: usize, frame_bytes: usize, min_gain_percent:
         && frame_bytes < raw_bytes
 }
 
+/// The gain that a tile must bring, in percent, given how the tensor's first tile is stored: gains of 4-bit codes lie so
+/// near the limit that tile by tile half a tensor would be raw, and neither be mapped nor be read as one stream of frames.
+pub(crate) fn gain_after(first: Option<Codec>, min_gain_percent: u8) -> u8 {
+    match first {
+        Some(Codec::Zstd) if min_gain_percent <= 100 => 0,
+        Some(Codec::Raw) if min_gain_percent <= 100 => min_gain_percent.saturating_mul(3).min(100),
+        _ => min_gain_percent,
+    }
+}
+
 thread_local! {
     // A context is about 150 KB of tables: allocating one per tile would cost more than small tiles themselves.
     static COMPRESSOR: RefCell<Option<(i32, zstd::bulk::Compressor<'static>)>> = const { RefCell::new(None) };

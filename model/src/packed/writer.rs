@@ -39,7 +39,9 @@ const INDEX_PLAIN_BYTES: usize = 4096;
 pub struct PackedOptions {
     /// Level of every zstd frame, −7 to 22.
     pub zstd_level: i32,
-    /// A tile is stored raw where compression saves less than this, in percent. Above 100 nothing is compressed.
+    /// A tensor's first tile is stored raw where compression saves less than this, in percent; later tiles follow it
+    /// unless that would be a clear loss, so that tensors near the limit are not a mixture. Above 100 nothing is
+    /// compressed.
     pub min_gain_percent: u8,
     /// Threads that quantise and compress, 1 to 64.
     pub threads: usize,
@@ -71,6 +73,8 @@ struct Open {
     /// Rows that came so far.
     rows: usize,
     pending: Pending,
+    /// How the first tile is stored, once it came.
+    first: Option<wire::Codec>,
     /// Tiles that wait until the alignment of the segment is known; `None` once it is.
     held: Option<Vec<EncodedTile>>,
     held_bytes: usize,
@@ -296,8 +300,14 @@ impl PackedWriter {
         if !self.names.insert(name) {
             return Err(self.misuse(&format!("`{name}` is written twice")));
         }
-        self.open =
-            Some(Open { entry, rows: 0, pending: Pending::Floats(Vec::new()), held: Some(Vec::new()), held_bytes: 0 });
+        self.open = Some(Open {
+            entry,
+            rows: 0,
+            pending: Pending::Floats(Vec::new()),
+            first: None,
+            held: Some(Vec::new()),
+            held_bytes: 0,
+        });
         Ok(())
     }
 
@@ -348,36 +358,39 @@ impl PackedWriter {
 
     /// Packs and compresses all pending float rows, a tile per thread at a time.
     fn encode_floats(&mut self) -> Result<(), PackedError> {
-        let Some(Open { entry, pending: Pending::Floats(pending), .. }) = &mut self.open else { return Ok(()) };
-        let entry = entry.clone();
-        let rows = std::mem::take(pending);
-        let (level, gain) = (self.options.zstd_level, self.options.min_gain_percent);
+        let Some(Open { entry, pending: Pending::Floats(pending), first, .. }) = &mut self.open else { return Ok(()) };
+        let (entry, mut first) = (entry.clone(), *first);
+        let mut rows = std::mem::take(pending);
+        let (level, limit) = (self.options.zstd_level, self.options.min_gain_percent);
         let tile_elems = entry.rows_per_tile().saturating_mul(entry.k);
         let chunks: Vec<&[f32]> = rows.chunks(tile_elems).collect();
-        let encode = |rows: &[f32]| codec::encode(pack_floats(&entry, rows), level, gain);
-        let mut encoded = Vec::with_capacity(chunks.len());
-        for batch in chunks.chunks(self.options.threads) {
-            if let [alone] = batch {
-                encoded.push(encode(alone));
-                continue;
+        let mut left = chunks.as_slice();
+        while !left.is_empty() {
+            // The first tile alone: how the others are stored depends on it, and not on the number of threads.
+            let batch_tiles = if first.is_none() { 1 } else { self.options.threads.min(left.len()) };
+            let (batch, rest) = left.split_at(batch_tiles);
+            left = rest;
+            let gain = codec::gain_after(first, limit);
+            let encode = |rows: &[f32]| codec::encode(pack_floats(&entry, rows), level, gain);
+            let encoded: Vec<std::io::Result<EncodedTile>> = match batch {
+                [alone] => vec![encode(alone)],
+                _ => std::thread::scope(|scope| {
+                    let handles: Vec<_> = batch.iter().map(|rows| scope.spawn(|| encode(rows))).collect();
+                    handles
+                        .into_iter()
+                        .map(|h| h.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                        .collect()
+                }),
+            };
+            for tile in encoded {
+                let tile = tile.map_err(|e| PackedError::io(self.out.path(), "compress a tile of", e))?;
+                first = first.or(Some(tile.codec));
+                self.take_tile(tile)?;
             }
-            std::thread::scope(|scope| {
-                let handles: Vec<_> = batch.iter().map(|rows| scope.spawn(|| encode(rows))).collect();
-                for handle in handles {
-                    encoded.push(match handle.join() {
-                        Ok(tile) => tile,
-                        Err(panic) => std::panic::resume_unwind(panic),
-                    });
-                }
-            });
         }
-        for tile in encoded {
-            let tile = tile.map_err(|e| PackedError::io(self.out.path(), "compress a tile of", e))?;
-            self.take_tile(tile)?;
-        }
+        rows.clear(); // its memory is used again
         if let Some(Open { pending: Pending::Floats(pending), .. }) = &mut self.open {
-            *pending = rows; // its memory is used again
-            pending.clear();
+            *pending = rows;
         }
         Ok(())
     }
@@ -430,7 +443,8 @@ impl PackedWriter {
 
     /// Packs the pending `Q4_0` rows, at most one tile of them.
     fn encode_groups(&mut self) -> Result<(), PackedError> {
-        let Some(Open { entry, pending: Pending::Q4_0(pending), .. }) = &mut self.open else { return Ok(()) };
+        let Some(Open { entry, pending: Pending::Q4_0(pending), first, .. }) = &mut self.open else { return Ok(()) };
+        let gain = codec::gain_after(*first, self.options.min_gain_percent);
         let (rows, k) = (std::mem::take(pending), entry.k);
         if rows.is_empty() {
             return Ok(());
@@ -440,7 +454,7 @@ impl PackedWriter {
         for (panel, rows) in raw.chunks_mut(panel_bytes).zip(rows.chunks(PANEL_ROWS)) {
             layout::pack_q4s_codes(k, rows, panel);
         }
-        let tile = codec::encode(raw, self.options.zstd_level, self.options.min_gain_percent)
+        let tile = codec::encode(raw, self.options.zstd_level, gain)
             .map_err(|e| PackedError::io(self.out.path(), "compress a tile of", e))?;
         self.take_tile(tile)
     }
@@ -449,6 +463,7 @@ impl PackedWriter {
     /// any tile is raw; a tensor too large to wait for is aligned anyway.
     fn take_tile(&mut self, tile: EncodedTile) -> Result<(), PackedError> {
         let Some(open) = &mut self.open else { return Err(self.misuse("tile without begin")) };
+        open.first = open.first.or(Some(tile.codec));
         let Some(held) = &mut open.held else { return self.write_tile(&tile) };
         let raw = tile.codec == wire::Codec::Raw;
         open.held_bytes += tile.stored.len();

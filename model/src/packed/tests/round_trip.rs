@@ -274,3 +274,41 @@ fn a_large_index_is_compressed() {
     assert!(summary.index_bytes < text.len() as u64 / 2);
     assert_eq!(PackedFile::open(&path).unwrap().tokenizer().tokenizer_json, text);
 }
+
+#[test]
+fn a_tensor_near_the_limit_is_stored_in_one_way() {
+    let dir = tempfile::tempdir().unwrap();
+    // Noise in which 4 % to 7 % of the rows of a tile are zero: gains lie around the limit. No padding, which is a gain.
+    let config = DecoderConfig { hidden_size: 224, ..wide_config() };
+    let (n, k) = (config.vocab_size as usize, config.hidden_size as usize);
+    let noise = values(1, n * k);
+    for (calm_tile, mixed) in [(None, false), (Some(0), false), (Some(3), true)] {
+        let path = dir.path().join("m.coexec");
+        let mut w = PackedWriter::create(&path, PackedOptions::default()).unwrap();
+        for shape @ (name, ..) in shapes(&config, None, WeightFormat::Q4) {
+            if name != TensorName::Embed {
+                write_tensor(&mut w, shape).unwrap();
+                continue;
+            }
+            w.begin(name, WeightFormat::Q8, n, k).unwrap();
+            let rows_per_tile = layout::panels_per_tile(WeightFormat::Q8, k) * PANEL_ROWS;
+            for (i, tile) in noise.chunks(rows_per_tile * k).enumerate() {
+                let mut tile = tile.to_vec();
+                let calm = if Some(i) == calm_tile { 30 } else { 4 + i % 4 };
+                let zeros = (rows_per_tile * calm / 100 * k).min(tile.len());
+                tile[..zeros].fill(0.0);
+                w.push_rows(&tile).unwrap();
+            }
+            w.end().unwrap();
+        }
+        w.finish(&config, &TokenizerData::default(), None).unwrap();
+        let file = PackedFile::open(&path).unwrap();
+        let entry = file.tensor(TensorName::Embed).unwrap();
+        let gains: Vec<f32> = (0..entry.tiles)
+            .map(|i| 1.0 - file.tile(entry, i).unwrap().stored().len() as f32 / entry.tile_raw_bytes(i) as f32)
+            .collect();
+        let raw = gains.iter().filter(|g| **g == 0.0).count();
+        assert_eq!(raw > 0 && raw < entry.tiles, mixed, "gains {gains:?}");
+        file.verify_all().unwrap();
+    }
+}
