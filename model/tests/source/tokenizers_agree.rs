@@ -79,6 +79,29 @@ fn bos_is_added_exactly_once() {
     }
 }
 
+#[test]
+fn every_pre_tokenizer_cuts_as_its_name_says() {
+    use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
+    let file = File::read(&super::tiny().join("llama3/llama3-F32.gguf"));
+    let cases: &[(&str, &str)] = &[
+        ("llama-bpe", "HelloWorld|Ġ|123|4|Ġit|'s"),
+        ("qwen2", "HelloWorld|Ġ|1|2|3|4|Ġit|'s"),
+        ("smollm", "HelloWorld|Ġ|1|2|3|4|Ġit|'s"),
+        ("gpt-2", "HelloWorld|Ġ1234|Ġit|'s"),
+        ("tekken", "Hello|World|Ġ|1|2|3|4|Ġit|'s"),
+        ("default", "HelloWorld|Ġ|123|4|Ġit|'|s"),
+    ];
+    for (name, expected) in cases {
+        let file = file.clone().set("tokenizer.ggml.pre", Meta::Str((*name).to_owned()));
+        let (_, data) = source::gguf::parse_model(&file.bytes()).unwrap();
+        let mut text = PreTokenizedString::from("HelloWorld 1234 it's");
+        load(&data).get_pre_tokenizer().unwrap().pre_tokenize(&mut text).unwrap();
+        let pieces: Vec<_> =
+            text.get_splits(OffsetReferential::Original, OffsetType::Byte).iter().map(|s| s.0.to_owned()).collect();
+        assert_eq!(pieces.join("|"), *expected, "{name}");
+    }
+}
+
 /// SentencePiece's own way, as plainly as possible: of all neighbours whose join is a piece, join the best-scored, the
 /// leftmost of equals; what is no piece in the end is spelt in bytes.
 fn sentence_piece(pieces: &HashMap<String, (u32, f32)>, text: &str) -> Vec<u32> {
