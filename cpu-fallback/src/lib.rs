@@ -1,1 +1,71 @@
-//! Everything the CPU computes: kernels per ISA, float operations, attention, shadow matmul, thread pool.
+//! Everything the CPU computes: kernels per instruction set, float operations, attention, shadow matmul, thread pool.
+//!
+//! The crate knows numbers, not models: [`linear`] multiplies by a packed tensor wherever its tiles come from
+//! ([`TileSource`]), [`attend`] reads K/V pages wherever they live ([`KvPages`]), [`shadow`] gathers float rows from
+//! whoever has them ([`ChannelRows`]). The runtime owns all memory and decides what runs when.
+//!
+//! # Determinism
+//! Every output row depends only on its own input row (and, for attention, its absolute position and the K/V before it).
+//! Each output is one chain of operations in one fixed order, whatever the number of rows, tiles, threads or SIMD lanes,
+//! so results are bit-identical for every chunking and thread count, and every kernel set of this crate gives the same
+//! bits as the `reference` set (`round-to-nearest`, fused multiply-add, no reassociation):
+//!
+//! * float linear: `acc = fma(x[k], w[k], acc)`, `k` ascending;
+//! * integer linear: activations in groups of 32 ([`quant`]), exact integer dot per group, then per group in
+//!   ascending order `q8`: `acc = fma(dot, sx, acc)`, `q4`: `acc = fma(dot · group_scale, sx, acc)` (both products exact),
+//!   `q4s`: `acc = fma(dot, sx · sw, acc)`; `q8` and `q4` end with `acc · channel_scale`;
+//! * reductions over a row (norms, softmax sums): 16 lanes, element `i` in lane `i mod 16`, then a tree of halves;
+//! * attention: key blocks of [`PAGE_TOKENS`] absolute positions, merged every [`SEGMENT_PAGES`] pages ([`attention`]).
+//!
+//! # Unsafe code
+//! Only in `kernels` (instruction sets, disjoint output blocks) and in `pool` (a borrowed closure on other threads).
+
+pub mod activation;
+pub mod attention;
+pub mod embed;
+pub mod error;
+pub mod i8gemm;
+pub mod kernels;
+pub mod kv;
+pub mod linear;
+pub mod norm;
+pub mod pool;
+pub mod quant;
+pub mod rope;
+pub mod sample;
+pub mod shadow;
+pub mod source;
+
+pub use activation::{add_assign, add_bias, silu_mul, split_rows};
+pub use attention::{AttnShape, SEGMENT_PAGES, attend};
+pub use embed::embed_rows;
+pub use error::{CpuError, KernelError, TileError};
+pub use i8gemm::{I8Panels, gemm_u8s8};
+pub use kernels::Kernels;
+pub use kv::{KvPage, KvPageMut, KvPages, KvPagesMut, KvShape, KvSlice, KvSliceMut, PAGE_TOKENS, store_kv};
+pub use linear::{LinearScratch, linear, linear_rows};
+pub use norm::{rms_norm, rms_norm_heads};
+pub use pool::Pool;
+pub use rope::RopeTable;
+pub use sample::{argmax, top_k};
+pub use shadow::{Residuals, quantize_u8, shadow};
+pub use source::{ChannelRows, PanelTensor, SliceTiles, TileSource};
+
+/// What a computation runs with: which kernels, on which threads, on how many of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Ctx<'a> {
+    /// The kernel set.
+    pub kernels: &'static Kernels,
+    /// The threads.
+    pub pool: &'a Pool,
+    /// Most threads this call may use, the caller included; 0 counts as 1.
+    pub lanes: usize,
+}
+
+impl<'a> Ctx<'a> {
+    /// The best kernels of this machine on all threads of `pool`.
+    #[must_use]
+    pub fn new(pool: &'a Pool) -> Self {
+        Self { kernels: Kernels::detect(), pool, lanes: pool.threads() }
+    }
+}

@@ -1,0 +1,168 @@
+//! Parallel writes into one buffer, each part to its own block of rows and columns.
+
+use crate::Pool;
+use std::{marker::PhantomData, ops::Range};
+
+/// How a row-major `[rows, cols]` buffer is cut into blocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grid {
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    /// Rows of a block.
+    pub(crate) row_step: usize,
+    /// Columns of a block.
+    pub(crate) col_step: usize,
+    /// By how many columns the first block is narrower (less than `col_step`).
+    pub(crate) col_lead: usize,
+}
+
+impl Grid {
+    fn row_blocks(&self) -> usize {
+        self.rows.div_ceil(self.row_step)
+    }
+
+    fn col_blocks(&self) -> usize {
+        if self.cols == 0 { 0 } else { (self.cols + self.col_lead).div_ceil(self.col_step) }
+    }
+
+    /// Number of blocks.
+    pub(crate) fn parts(&self) -> usize {
+        self.row_blocks() * self.col_blocks()
+    }
+
+    /// Rows and columns of block `part`; blocks of the same columns follow each other.
+    fn block(&self, part: usize) -> (Range<usize>, Range<usize>) {
+        let (r, c) = (part % self.row_blocks(), part / self.row_blocks());
+        let col = |i: usize| (i * self.col_step).saturating_sub(self.col_lead).min(self.cols);
+        (r * self.row_step..((r + 1) * self.row_step).min(self.rows), col(c)..col(c + 1))
+    }
+}
+
+/// Exclusive access to a block of rows and columns of a row-major buffer.
+#[derive(Debug)]
+pub(crate) struct Block<'a, T> {
+    first: *mut T,
+    stride: usize,
+    rows: Range<usize>,
+    cols: Range<usize>,
+    _exclusive: PhantomData<&'a mut T>,
+}
+
+impl<T> Block<'_, T> {
+    /// Number of rows.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Number of columns.
+    pub(crate) fn cols(&self) -> usize {
+        self.cols.len()
+    }
+
+    /// Where the block's rows lie in the buffer.
+    pub(crate) fn row_range(&self) -> Range<usize> {
+        self.rows.clone()
+    }
+
+    /// Where the block's columns lie in the buffer.
+    pub(crate) fn col_range(&self) -> Range<usize> {
+        self.cols.clone()
+    }
+
+    /// Row `r` of the block.
+    #[inline(always)]
+    pub(crate) fn row(&mut self, r: usize) -> &mut [T] {
+        assert!(r < self.rows.len());
+        // SAFETY: inside the buffer by construction, and this block alone may touch these columns of this row.
+        unsafe { std::slice::from_raw_parts_mut(self.first.add(r * self.stride), self.cols.len()) }
+    }
+
+    /// The part of the block with these columns (counted in the block).
+    pub(crate) fn columns(&mut self, cols: Range<usize>) -> Block<'_, T> {
+        assert!(cols.start <= cols.end && cols.end <= self.cols.len());
+        let at = self.cols.start;
+        Block {
+            // SAFETY: stays inside this block's columns.
+            first: unsafe { self.first.add(cols.start) },
+            stride: self.stride,
+            rows: self.rows.clone(),
+            cols: at + cols.start..at + cols.end,
+            _exclusive: PhantomData,
+        }
+    }
+}
+
+/// The buffer's start, for threads that each touch another block.
+struct Start<T>(*mut T);
+
+// SAFETY: every part gets a block that no other part gets, so `T` only moves between threads as `&mut T` would.
+unsafe impl<T: Send> Sync for Start<T> {}
+
+impl<T> Start<T> {
+    fn get(&self) -> *mut T {
+        self.0
+    }
+}
+
+/// Calls `f(worker, block)` for every block of `data` on at most `lanes` threads of `pool`.
+pub(crate) fn for_each_block<T: Send>(
+    pool: &Pool,
+    lanes: usize,
+    data: &mut [T],
+    grid: Grid,
+    f: &(dyn Fn(usize, Block<'_, T>) + Sync),
+) {
+    assert!(grid.rows.checked_mul(grid.cols) == Some(data.len()) && grid.row_step > 0 && grid.col_step > grid.col_lead);
+    let start = Start(data.as_mut_ptr());
+    pool.run(lanes, grid.parts(), &|part, worker| {
+        let (rows, cols) = grid.block(part);
+        if rows.is_empty() || cols.is_empty() {
+            return;
+        }
+        // SAFETY: row and column lie inside the buffer, whose size was checked.
+        let first = unsafe { start.get().add(rows.start * grid.cols + cols.start) };
+        // The pool runs each part once, and blocks of different parts share no element.
+        f(worker, Block { first, stride: grid.cols, rows, cols, _exclusive: PhantomData });
+    });
+}
+
+/// Calls `f(index, worker, item)` for every item on at most `lanes` threads of `pool`.
+pub(crate) fn for_each_item<T: Send>(
+    pool: &Pool,
+    lanes: usize,
+    items: &mut [T],
+    f: &(dyn Fn(usize, usize, &mut T) + Sync),
+) {
+    let grid = Grid { rows: items.len(), cols: 1, row_step: 1, col_step: 1, col_lead: 0 };
+    for_each_block(pool, lanes, items, grid, &|worker, mut block| {
+        let index = block.row_range().start;
+        f(index, worker, &mut block.row(0)[0]);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_cover_every_element_once() {
+        let pool = Pool::new(2);
+        for (rows, cols) in [(0, 5), (3, 0), (1, 1), (4, 7), (9, 50)] {
+            for (row_step, col_step, col_lead) in [(1, 1, 0), (2, 3, 0), (4, 16, 5), (100, 10, 9)] {
+                let mut data = vec![0u32; rows * cols];
+                let grid = Grid { rows, cols, row_step, col_step, col_lead };
+                for_each_block(&pool, 2, &mut data, grid, &|_, mut block| {
+                    let (at_row, at_col) = (block.row_range().start, block.col_range().start);
+                    assert!(block.rows() <= row_step && block.cols() <= col_step);
+                    assert!(at_col == 0 || (at_col + col_lead) % col_step == 0);
+                    for r in 0..block.rows() {
+                        for (c, v) in block.row(r).iter_mut().enumerate() {
+                            *v += 1 + ((at_row + r) * cols + at_col + c) as u32;
+                        }
+                    }
+                });
+                assert!(data.iter().enumerate().all(|(i, v)| *v == i as u32 + 1), "{grid:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Kernel sets: the same functions once per instruction set, chosen at run time.
+//!
+//! `reference` is the specification (plain loops, element by element); `generic` is portable code that compilers
+//! vectorise; each ISA folder has the same functions under the same names. All sets give the same bits (see the crate's
+//! documentation), which the tests demand of every set that the machine can run.
+//!
+//! A [`Kernels`] cannot be made outside this module, and the ones here are only handed out after the CPU's features were
+//! checked: having one is the proof that its instructions exist.
+
+mod args;
+mod disjoint;
+mod generic;
+mod reference;
+#[cfg(any())]
+mod x86_64;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use args::{AttnPageArgs, PageScratch, FloatLinearArgs, GemmU8S8Args, IntLinearArgs, QuantView};
+pub(crate) use generic::exp;
+pub(crate) use disjoint::{Block, Grid, for_each_block, for_each_item};
+
+use crate::{KernelError, kv::KvSlice};
+use coexec_model::layout::{PANEL_ROWS, padded_k, panel_layout, panels};
+use std::sync::OnceLock;
+
+/// The functions of a set. All are unsafe for one reason only: the CPU must have the set's instructions.
+/// Slice lengths are checked by the methods of [`Kernels`].
+struct Table {
+    int_linear: unsafe fn(&IntLinearArgs<'_>, &mut Block<'_, f32>),
+    float_linear: unsafe fn(&FloatLinearArgs<'_>, &mut Block<'_, f32>),
+    quantize_groups: unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i32]),
+    quantize_u8: unsafe fn(&[f32], f32, &mut [u8]) -> bool,
+    gemm_u8s8: unsafe fn(&GemmU8S8Args<'_>, &mut Block<'_, i32>),
+    axpy: unsafe fn(f32, &[f32], &mut [f32]),
+    attn_page: unsafe fn(&mut AttnPageArgs<'_>),
+    widen: unsafe fn(KvSlice<'_>, &mut [f32]),
+    rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
+    silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
+    rope: unsafe fn(&mut [f32], &[f32], &[f32]),
+}
+
+/// A set of kernels for one instruction set.
+pub struct Kernels {
+    name: &'static str,
+    supported: fn() -> bool,
+    table: Table,
+}
+
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Kernels({})", self.name)
+    }
+}
+
+macro_rules! table {
+    ($($module:ident)::+) => {
+        crate::kernels::Table {
+            int_linear: $($module)::+::int_linear,
+            float_linear: $($module)::+::float_linear,
+            quantize_groups: $($module)::+::quantize_groups,
+            quantize_u8: $($module)::+::quantize_u8,
+            gemm_u8s8: $($module)::+::gemm_u8s8,
+            axpy: $($module)::+::axpy,
+            attn_page: $($module)::+::attn_page,
+            widen: $($module)::+::widen,
+            rms_norm: $($module)::+::rms_norm,
+            silu_mul: $($module)::+::silu_mul,
+            rope: $($module)::+::rope,
+        }
+    };
+}
+
+/// Every set this build knows, best first.
+static ALL: &[Kernels] = &[
+    #[cfg(any())]
+    Kernels { name: "avx512vnni", supported: x86_64::avx512vnni::supported, table: table!(x86_64::avx512vnni) },
+    #[cfg(any())]
+    Kernels { name: "avx2", supported: x86_64::avx2::supported, table: table!(x86_64::avx2) },
+    Kernels { name: "generic", supported: || true, table: table!(generic) },
+    Kernels { name: "reference", supported: || true, table: table!(reference) },
+];
+
+impl Kernels {
+    /// The best set that this machine can run. The first call logs the choice.
+    #[must_use]
+    pub fn detect() -> &'static Self {
+        static BEST: OnceLock<&'static Kernels> = OnceLock::new();
+        BEST.get_or_init(|| {
+            let best = Self::available()[0];
+            tracing::info!(kernels = best.name, "chose CPU kernels");
+            best
+        })
+    }
+
+    /// Every set that this machine can run, best first; `reference` is the last.
+    #[must_use]
+    pub fn available() -> Vec<&'static Self> {
+        ALL.iter().filter(|set| (set.supported)()).collect()
+    }
+
+    /// The set called `name`: `reference`, `generic`, `avx2` or `avx512vnni`.
+    ///
+    /// # Errors
+    /// When no set has this name or this machine cannot run it.
+    pub fn named(name: &str) -> Result<&'static Self, KernelError> {
+        let list = |sets: &mut dyn Iterator<Item = &'static Self>| sets.map(|s| s.name).collect::<Vec<_>>().join(", ");
+        let set = ALL.iter().find(|set| set.name == name).ok_or_else(|| KernelError::Unknown {
+            name: name.to_owned(),
+            known: list(&mut ALL.iter()),
+        })?;
+        if !(set.supported)() {
+            let available = list(&mut Self::available().into_iter());
+            return Err(KernelError::Unsupported { name: set.name, available });
+        }
+        tracing::info!(kernels = set.name, "CPU kernels set by name");
+        Ok(set)
+    }
+
+    /// The set's name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// `block[r, c] = Σ_k x[r, k] · w[c, k]` for whole panels of an integer format.
+    pub(crate) fn int_linear(&self, args: &IntLinearArgs<'_>, block: &mut Block<'_, f32>) {
+        let (k_pad, bytes) = (padded_k(args.k), panel_layout(args.format, args.k).bytes);
+        assert!(args.format.is_integer() && args.panels.len() == panels(block.cols()) * bytes);
+        assert!(args.x.codes.len() == block.rows() * k_pad);
+        assert!(args.x.scales.len() == block.rows() * k_pad / 32 && args.x.sums.len() == args.x.scales.len());
+        // SAFETY: `self` was handed out after `supported()`.
+        unsafe { (self.table.int_linear)(args, block) }
+    }
+
+    /// `block[r, c] = Σ_k x[r, k] · w[c, k]` for whole panels of a float format.
+    pub(crate) fn float_linear(&self, args: &FloatLinearArgs<'_>, block: &mut Block<'_, f32>) {
+        let bytes = panel_layout(args.format, args.k).bytes;
+        assert!(!args.format.is_integer() && args.panels.len() == panels(block.cols()) * bytes);
+        assert!(args.x.len() == block.rows() * args.k);
+        // SAFETY: `self` was handed out after `supported()`.
+        unsafe { (self.table.float_linear)(args, block) }
+    }
+
+    /// Quantises one row in groups of 32 (see [`crate::quant`]).
+    pub(crate) fn quantize_groups(&self, x: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
+        let k_pad = padded_k(x.len());
+        assert!(codes.len() == k_pad && scales.len() == k_pad / 32 && sums.len() == k_pad / 32);
+        // SAFETY: `self` was handed out after `supported()`.
+        unsafe { (self.table.quantize_groups)(x, codes, scales, sums) }
+    }
+
+    /// Codes of a row with a static scale; true when some element was clipped (or is NaN).
+    pub(crate) fn quantize_u8(&self, x: &[f32], scale: f32, codes: &mut [u8]) -> bool {
+        assert_eq!(x.len(), codes.len());
+        // SAFETY: `self` was handed out after `supported()`.
+        unsafe { (self.table.quantize_u8)(x, scale, codes) }
+    }
+
+    /// `block[r, c] = Σ_k (x[r, k] − 128) · w[c, k]`, exact.
+    pub(crate) fn gemm_u8s8(&self, args: &GemmU8S8Args<'_>, block: &mut Block<'_, i32>) {
+        let wide = panels(block.cols());
+        assert!(args.x.len() == block.rows() * args.k);
+        assert!(args.panels.len() == wide * padded_k(args.k) * PANEL_ROWS && args.row_sums.len() == wide * PANEL_ROWS);
+        // SAFETY: `self` was handed out after `supported()`.
+        unsafe { (self.table.gemm_u8s8)(args, block) }
+    }
+
+    /// `y[i] = fma(a, x[i], y[i])`.
+    pub(crate) fn axpy(&self, a: f32, x: &[f32], y: &mut [f32]) {
+        assert_eq!(x.len(), y.len());
+        // SAFETY: `self` was handed out after `supported()`.
+        unsafe { (self.table.axpy)(a, x, y) }
+    }
+
+    /// One page of attention for a block of query vectors (see [`crate::attention`]).
+    pub(crate) fn attn_page(&self, args: &mut AttnPageArgs<'_>) {
+        args.check();
+        // SAFETY: `self` was handed out after `supported()`.
+        unsafe { (self.table.attn_page)(args) }
+    }
+
+    /// Copies f16 or f32 elements to f32.
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    pub fn widen(&self, from: KvSlice<'_>, to: &mut [f32]) {
+        assert_eq!(from.len(), to.len());
+        // SAFETY: `self` was handed out after `supported()`.
+        unsafe { (self.table.widen)(from, to) }
+    }
+
+    /// RMSNorm of one row.
+    pub(crate) fn rms_norm(&self, x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
+        assert!(x.len() == gain.len() && x.len() == out.len());
+        // SAFETY: `self` was handed out after `supported()`.
+        unsafe { (self.table.rms_norm)(x, gain, eps, out) }
+    }
+
+    /// `out[i] = silu(gate[i]) · up[i]`.
+    pub(crate) fn silu_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        assert!(gate.len() == up.len() && gate.len() == out.len());
+        // SAFETY: `self` was handed out after `supported()`.
+        unsafe { (self.table.silu_mul)(gate, up, out) }
+    }
+
+    /// Rotates one head in place: pairs `(i, i + head_dim/2)`.
+    pub(crate) fn rope(&self, head: &mut [f32], cos: &[f32], sin: &[f32]) {
+        assert!(head.len() == 2 * cos.len() && cos.len() == sin.len());
+        // SAFETY: `self` was handed out after `supported()`.
+        unsafe { (self.table.rope)(head, cos, sin) }
+    }
+}
