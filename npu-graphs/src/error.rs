@@ -64,6 +64,15 @@ pub enum NpuError {
         /// What the code means and what to do.
         meaning: String,
     },
+    /// The kernels under a simulated device refused a graph that had been checked.
+    #[error("graph `{graph}` on the simulated device; this is a bug of coexec, please report it")]
+    Compute {
+        /// Graph.
+        graph: String,
+        /// The kernels' error.
+        #[source]
+        source: coexec_cpu::CpuError,
+    },
     /// The device is gone (subsystem restart, a hang, a driver thread that ended). The context is dead.
     #[error("{device} was lost ({reason}); drop this context and prepare or load a fresh one, or finish elsewhere")]
     DeviceLost {

@@ -3,6 +3,7 @@
 //! Profiles are data ([`chips`]); times come from the tables in [`timing`], each with its source.
 
 pub mod chips;
+mod shard;
 pub mod timing;
 
 pub use timing::{Estimate, LinearShape, TimingModel, estimate_graph_us, estimate_linear_us};

@@ -139,3 +139,63 @@ pub fn lowered_scales(codes: &[i8], k: usize, scales: &[f32], fallback: f32) -> 
     };
     scales.iter().zip(codes.chunks(k.max(1))).enumerate().map(one).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use coexec_model::{LayerIdx, LayerTensor};
+
+    #[test]
+    fn block_rows_expand_exactly_or_are_refused() {
+        let good = BlockRows {
+            codes: (0..128).map(|i| (i % 16) as i8 - 8).collect(),
+            group_scales: vec![16, 0, 1, 15],
+            scales: vec![1.0, 2.0],
+        };
+        let mut out = vec![1, 2, 3];
+        good.expand(2, 64, &mut out).expect("good");
+        assert_eq!(out.len(), 128);
+        assert_eq!((out[0], out[15], out[32], out[64], out[96 + 15]), (-128, 112, 0, -8, 105));
+        let bad = |change: &dyn Fn(&mut BlockRows)| {
+            let mut rows = good.clone();
+            change(&mut rows);
+            assert!(rows.expand(2, 64, &mut Vec::new()).is_err());
+        };
+        bad(&|r| r.codes[5] = 8);
+        bad(&|r| r.codes[5] = -9);
+        bad(&|r| r.group_scales[3] = 17);
+        bad(&|r| r.codes.truncate(127));
+        bad(&|r| r.group_scales.truncate(3));
+        bad(&|r| r.scales.truncate(1));
+    }
+
+    #[test]
+    fn zero_scales_are_lowered_only_for_zero_codes() {
+        let codes = [0, 0, 1, 2, 0, 0];
+        assert_eq!(lowered_scales(&codes, 2, &[0.0, 3.0, 0.5], 9.0), Ok(vec![3.0, 3.0, 0.5]));
+        assert_eq!(lowered_scales(&[0; 4], 2, &[0.0, 0.0], 9.0), Ok(vec![9.0, 9.0]));
+        for bad in [[0.0, 0.0, 1.0], [0.0, -1.0, 1.0], [0.0, f32::NAN, 1.0], [0.0, f32::INFINITY, 1.0]] {
+            assert!(lowered_scales(&codes, 2, &bad, 9.0).expect_err("bad").contains("channel 1"));
+        }
+    }
+
+    #[test]
+    fn a_source_without_four_bit_weights_says_what_to_do() {
+        struct Int8Only;
+        impl WeightSource for Int8Only {
+            fn int8_rows(
+                &self,
+                tensor: TensorName,
+                _: Range<usize>,
+                _: &mut Vec<i8>,
+                _: &mut Vec<f32>,
+            ) -> Result<(), WeightError> {
+                Err(WeightError::Missing { tensor })
+            }
+        }
+        let tensor = TensorName::Layer(LayerIdx(3), LayerTensor::Down);
+        let error = Int8Only.block_rows(tensor, 0..1, &mut BlockRows::default()).expect_err("has none");
+        let text = error.to_string();
+        assert!(text.contains("layers.3.down") && text.contains("q4"), "{text}");
+    }
+}

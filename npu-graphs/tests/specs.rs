@@ -93,6 +93,39 @@ fn split_builds_four_graphs_per_layer_and_chunk_length() {
 }
 
 #[test]
+fn a_model_that_does_not_fit_one_context_is_cut_into_few() {
+    let config = config();
+    let spec =
+        split_context(&config, &calibration(&config), &options(&[16, 32], NpuWeights::PerChannelI8)).expect("builds");
+    let mut profile = SimOptions::named("sm8650").expect("known").profile;
+    profile.graph_overhead_bytes = 100;
+    let total = spec.device_bytes(100);
+    assert_eq!(profile.shard(&spec).expect("fits"), std::slice::from_ref(&spec));
+    for limit in [total - 1, total / 2, total / 3, 20_000] {
+        profile.max_context_bytes = limit;
+        let shards = profile.shard(&spec).expect("fits several");
+        assert!(shards.len() > 1 && shards[1].name == "model.1");
+        let graphs: Vec<_> = shards.iter().flat_map(|s| &s.graphs).collect();
+        assert!(graphs.iter().copied().eq(&spec.graphs), "every graph once, in order");
+        for shard in &shards {
+            profile.check(shard).expect("each shard fits");
+        }
+        let sum: u64 = shards.iter().map(|s| s.device_bytes(100)).sum();
+        assert_eq!(sum, total, "chunk lengths of a linear share one context, so no weight is there twice");
+        // Greedy in order: no two neighbours would have fitted together.
+        for pair in shards.windows(2) {
+            assert!(pair[0].device_bytes(100) + pair[1].device_bytes(100) > limit);
+        }
+    }
+    profile.max_context_bytes = 10_000;
+    let error = profile.shard(&spec).expect_err("gate and up alone take 12 kB");
+    assert!(matches!(&error, NpuError::ContextTooLarge { context, .. } if context == "gate_up.L0.c16"), "{error}");
+    profile.max_context_bytes = total;
+    profile.max_device_bytes = total - 1;
+    assert!(matches!(profile.shard(&spec), Err(NpuError::ContextTooLarge { .. })));
+}
+
+#[test]
 fn some_layers_only() {
     let config = config();
     let build = |layers| {

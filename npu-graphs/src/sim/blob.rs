@@ -82,7 +82,8 @@ impl Blob<'_> {
             let scales: Vec<f32> =
                 scales.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
             let codes = codes.iter().map(|c| *c as i8).collect();
-            weights.push(Arc::new(LinearWeights::new(n, k, codes, scales)));
+            let packed = LinearWeights::new(n, k, codes, scales);
+            weights.push(Arc::new(packed.map_err(|e| NpuError::Blob { reason: e.to_string() })?));
         }
         Prepared::new(self.spec, weights, lease)
     }

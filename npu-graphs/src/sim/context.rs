@@ -154,7 +154,8 @@ impl Shared {
         let started = Instant::now();
         let inputs: Vec<&[u8]> = job.inputs.iter().map(|b| &**b).collect();
         let mut outputs: Vec<&mut [u8]> = job.outputs.iter_mut().map(|b| &mut **b).collect();
-        self.prepared.graphs[job.graph].run(&mut processor, &inputs, &mut outputs);
+        let ran = self.prepared.graphs[job.graph].run(&mut processor, &inputs, &mut outputs);
+        ran.map_err(|source| NpuError::Compute { graph: spec.name.clone(), source })?;
         let device_ns = match self.device.timing {
             SimTiming::Off => None,
             SimTiming::Report | SimTiming::Pace => {

@@ -9,6 +9,7 @@ use crate::{
     BlockRows, ContextSpec, Dtype, Encoding, GraphSpec, NpuError, OpSpec, TensorSpec, WeightEncoding, WeightError,
     WeightSource, WeightSpec, weights::lowered_scales,
 };
+use coexec_cpu::CpuError;
 use std::{collections::HashMap, sync::Arc};
 
 pub(super) struct Prepared {
@@ -117,7 +118,7 @@ impl PreparedGraph {
                 return Err(unsupported(op, input, "codes need a per-tensor encoding"));
             };
             let shared = weights.get(wanted).ok_or_else(|| missing(output))?;
-            let scales = lowered_scales(&shared.codes, shared.k, &shared.scales, sy / sx)
+            let scales = lowered_scales(&shared.codes, shared.k(), &shared.scales, sy / sx)
                 .map_err(|reason| unsupported(op, &wanted.tensor.to_string(), &reason))?;
             nodes.push(PreparedNode {
                 input: slot(input).ok_or_else(|| missing(input))?,
@@ -135,7 +136,12 @@ impl PreparedGraph {
     }
 
     /// Runs the nodes in order. Sizes were checked at submit.
-    pub(super) fn run(&self, executor: &mut Executor, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) {
+    pub(super) fn run(
+        &self,
+        executor: &mut Executor,
+        inputs: &[&[u8]],
+        outputs: &mut [&mut [u8]],
+    ) -> Result<(), CpuError> {
         let mut intermediates = vec![Vec::new(); self.intermediates];
         let mut out = Vec::new();
         for node in &self.nodes {
@@ -152,7 +158,7 @@ impl PreparedGraph {
                 weights: &node.weights,
                 multipliers: &node.multipliers,
             };
-            executor.linear(&args, x, &mut out);
+            executor.linear(&args, x, &mut out)?;
             match node.output {
                 Slot::Output(i) => outputs[i].copy_from_slice(&out),
                 Slot::Intermediate(i) => intermediates[i] = std::mem::take(&mut out),
@@ -160,6 +166,7 @@ impl PreparedGraph {
                 Slot::Input(_) => {}
             }
         }
+        Ok(())
     }
 }
 
@@ -189,6 +196,6 @@ impl Rows {
             let (codes, scales) = (self.codes.len(), self.scales.len());
             return Err(bad(format!("{codes} codes and {scales} scales came for rows {:?} of K {k}", wanted.rows)));
         }
-        Ok(LinearWeights::new(n, k, self.codes.clone(), self.scales.clone()))
+        LinearWeights::new(n, k, self.codes.clone(), self.scales.clone()).map_err(|e| bad(e.to_string()))
     }
 }
