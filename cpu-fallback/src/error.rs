@@ -33,7 +33,9 @@ pub enum CpuError {
         rows: usize,
     },
     /// A tile of a packed tensor has another size than its shape asks for.
-    #[error("tile {tile} holds {got} bytes where its shape asks for {expected}: the packed file does not fit its config")]
+    #[error(
+        "tile {tile} holds {got} bytes where its shape asks for {expected}: the packed file does not fit its config"
+    )]
     TileSize {
         /// Index of the tile.
         tile: usize,

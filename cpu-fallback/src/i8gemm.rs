@@ -65,7 +65,11 @@ impl I8Panels {
         }
         let rows = panels(n) * PANEL_ROWS;
         let Some(bytes) = rows.checked_mul(padded_k(k)) else {
-            return Err(CpuError::Argument { what: "I8Panels: n", value: n.to_string(), why: "a matrix that fits memory" });
+            return Err(CpuError::Argument {
+                what: "I8Panels: n",
+                value: n.to_string(),
+                why: "a matrix that fits memory",
+            });
         };
         Ok(Self { n, k, bytes: AlignedBytes::zeroed(bytes), row_sums: vec![0; rows] })
     }
@@ -118,7 +122,8 @@ pub fn gemm_u8s8(ctx: &Ctx<'_>, x: &[u8], m: usize, w: &I8Panels, acc: &mut [i32
     // Blocks of 64 outputs and all rows: weights are read once; few outputs are shared out by rows instead.
     let col_step = 4 * PANEL_ROWS;
     let col_blocks = w.n.div_ceil(col_step);
-    let row_step = if col_blocks >= 2 * ctx.lanes { m } else { (m * col_blocks).div_ceil(4 * ctx.lanes.max(1)).max(12) };
+    let row_step =
+        if col_blocks >= 2 * ctx.lanes { m } else { (m * col_blocks).div_ceil(4 * ctx.lanes.max(1)).max(12) };
     let grid = Grid { rows: m, cols: w.n, row_step, col_step, col_lead: 0 };
     for_each_block(ctx.pool, ctx.lanes, acc, grid, &|_, mut block| {
         let (rows, cols) = (block.row_range(), block.col_range());

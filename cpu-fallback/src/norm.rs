@@ -16,8 +16,7 @@ pub fn rms_norm(ctx: &Ctx<'_>, x: &[f32], gain: &[f32], eps: f32, out: &mut [f32
     let (h, m) = (gain.len(), x.len().checked_div(gain.len()).unwrap_or(0));
     check_len("rms_norm: x [m, hidden]", m.checked_mul(h), x.len())?;
     check_len("rms_norm: out like x", Some(x.len()), out.len())?;
-    let grid =
-        Grid { rows: m, cols: h, row_step: (ELEMS_PER_PART / h.max(1)).max(1), col_step: h.max(1), col_lead: 0 };
+    let grid = Grid { rows: m, cols: h, row_step: (ELEMS_PER_PART / h.max(1)).max(1), col_step: h.max(1), col_lead: 0 };
     for_each_block(ctx.pool, ctx.lanes, out, grid, &|_, mut block| {
         for (i, r) in block.row_range().enumerate() {
             ctx.kernels.rms_norm(&x[r * h..(r + 1) * h], gain, eps, block.row(i));

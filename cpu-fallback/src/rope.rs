@@ -119,6 +119,8 @@ fn frequencies(config: &DecoderConfig) -> Result<Vec<f64>, CpuError> {
                 })
                 .collect()
         }
-        other => return bad("rope: rope_scaling", format!("{other:?}"), "positive divisors, one per pair where listed"),
+        other => {
+            return bad("rope: rope_scaling", format!("{other:?}"), "positive divisors, one per pair where listed");
+        }
     })
 }

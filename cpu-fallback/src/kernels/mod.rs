@@ -11,15 +11,15 @@ mod args;
 mod disjoint;
 mod generic;
 mod reference;
-#[cfg(any())]
+#[cfg(target_arch = "x86_64")]
 mod x86_64;
 
 #[cfg(test)]
 mod tests;
 
-pub(crate) use args::{AttnPageArgs, PageScratch, FloatLinearArgs, GemmU8S8Args, IntLinearArgs, QuantView};
-pub(crate) use generic::exp;
+pub(crate) use args::{AttnPageArgs, FloatLinearArgs, GemmU8S8Args, IntLinearArgs, PageScratch, QuantView};
 pub(crate) use disjoint::{Block, Grid, for_each_block, for_each_item};
+pub(crate) use generic::exp;
 
 use crate::{KernelError, kv::KvSlice};
 use coexec_model::layout::{PANEL_ROWS, padded_k, panel_layout, panels};
@@ -74,9 +74,9 @@ macro_rules! table {
 
 /// Every set this build knows, best first.
 static ALL: &[Kernels] = &[
-    #[cfg(any())]
+    #[cfg(target_arch = "x86_64")]
     Kernels { name: "avx512vnni", supported: x86_64::avx512vnni::supported, table: table!(x86_64::avx512vnni) },
-    #[cfg(any())]
+    #[cfg(target_arch = "x86_64")]
     Kernels { name: "avx2", supported: x86_64::avx2::supported, table: table!(x86_64::avx2) },
     Kernels { name: "generic", supported: || true, table: table!(generic) },
     Kernels { name: "reference", supported: || true, table: table!(reference) },
@@ -106,10 +106,10 @@ impl Kernels {
     /// When no set has this name or this machine cannot run it.
     pub fn named(name: &str) -> Result<&'static Self, KernelError> {
         let list = |sets: &mut dyn Iterator<Item = &'static Self>| sets.map(|s| s.name).collect::<Vec<_>>().join(", ");
-        let set = ALL.iter().find(|set| set.name == name).ok_or_else(|| KernelError::Unknown {
-            name: name.to_owned(),
-            known: list(&mut ALL.iter()),
-        })?;
+        let set = ALL
+            .iter()
+            .find(|set| set.name == name)
+            .ok_or_else(|| KernelError::Unknown { name: name.to_owned(), known: list(&mut ALL.iter()) })?;
         if !(set.supported)() {
             let available = list(&mut Self::available().into_iter());
             return Err(KernelError::Unsupported { name: set.name, available });

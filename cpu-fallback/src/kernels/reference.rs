@@ -18,8 +18,11 @@ pub(super) fn int_linear(args: &IntLinearArgs<'_>, block: &mut Block<'_, f32>) {
             let mut acc = 0.0f32;
             for g in 0..groups {
                 let codes = &args.x.codes[row * k_pad + g * GROUP..][..GROUP];
-                let dot: i32 =
-                    codes.iter().enumerate().map(|(i, a)| i32::from(*a) * i32::from(panel.code(r, g * GROUP + i))).sum();
+                let dot: i32 = codes
+                    .iter()
+                    .enumerate()
+                    .map(|(i, a)| i32::from(*a) * i32::from(panel.code(r, g * GROUP + i)))
+                    .sum();
                 let sx = args.x.scales[row * groups + g];
                 acc = match args.format {
                     WeightFormat::Q4s => (dot as f32).mul_add(sx * panel.group_scale(r, g), acc),

@@ -121,7 +121,8 @@ pub(in crate::kernels) fn quantize_groups(x: &[f32], codes: &mut [i8], scales: &
         for (code, v) in codes[g * GROUP..(g + 1) * GROUP].iter_mut().zip(padded) {
             // Not usable: whatever comes out is replaced by 0. The magic addition rounds ties to even.
             let q = if usable { v * inverse } else { 0.0 };
-            let q = ((q + 12_582_912.0).to_bits() as i32).wrapping_sub(12_582_912.0f32.to_bits() as i32).clamp(-127, 127);
+            let q =
+                ((q + 12_582_912.0).to_bits() as i32).wrapping_sub(12_582_912.0f32.to_bits() as i32).clamp(-127, 127);
             sum += q;
             *code = q as i8;
         }

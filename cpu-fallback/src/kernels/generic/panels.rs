@@ -14,7 +14,9 @@ const TALL: usize = 4;
 fn weights(format: WeightFormat, panel: &[u8], k: usize) -> [f32; PANEL_ROWS] {
     if format == WeightFormat::F32 {
         let bytes = &panel[k * 64..k * 64 + 64];
-        std::array::from_fn(|r| f32::from_le_bytes([bytes[4 * r], bytes[4 * r + 1], bytes[4 * r + 2], bytes[4 * r + 3]]))
+        std::array::from_fn(|r| {
+            f32::from_le_bytes([bytes[4 * r], bytes[4 * r + 1], bytes[4 * r + 2], bytes[4 * r + 3]])
+        })
     } else {
         let bytes = &panel[k * 32..k * 32 + 32];
         std::array::from_fn(|r| f16::from_le_bytes([bytes[2 * r], bytes[2 * r + 1]]).to_f32())
