@@ -1,0 +1,136 @@
+//! `cargo bench -p coexec-cpu`: GEMV in bytes of weights per second beside a plain read, GEMM and attention in
+//! multiply-adds per second.
+
+#![allow(missing_docs, reason = "criterion's macros make public items")]
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use coexec_cpu::*;
+use coexec_model::{
+    WeightFormat,
+    align::AlignedBytes,
+    layout::{panel_layout, panels},
+};
+use common::{Numbers, Pages};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use std::hint::black_box;
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Random bytes as weights: any byte is a sound code, and scales are set to one value each.
+fn weights(format: WeightFormat, n: usize, k: usize) -> AlignedBytes {
+    let row = Numbers::new(1).floats(k);
+    let layout = panel_layout(format, k);
+    let mut panel = vec![0u8; layout.bytes];
+    coexec_model::layout::pack_panel(format, k, &vec![row.as_slice(); 16], &mut panel);
+    let mut out = AlignedBytes::zeroed(panels(n) * layout.bytes);
+    out.as_mut_slice().chunks_exact_mut(layout.bytes).for_each(|p| p.copy_from_slice(&panel));
+    out
+}
+
+fn gemv(c: &mut Criterion) {
+    let pool = Pool::new(threads());
+    let (n, k) = (4096, 4096);
+    let x = Numbers::new(2).floats(k);
+    let mut group = c.benchmark_group("gemv 4096x4096");
+    for format in WeightFormat::ALL {
+        // Several copies, used in turn, so that weights come from memory as they do in decode.
+        let bytes = weights(format, n, k);
+        let copies: Vec<AlignedBytes> = (0..(256 << 20) / bytes.len()).map(|_| bytes.clone()).collect();
+        group.throughput(Throughput::Bytes(bytes.len() as u64));
+        for lanes in [1, threads()] {
+            let mut turn = 0;
+            group.bench_function(BenchmarkId::new(format!("read, as {format}"), lanes), |b| {
+                b.iter(|| {
+                    turn = (turn + 1) % copies.len();
+                    let step = copies[turn].len().div_ceil(64 * 16) * 64;
+                    pool.run(lanes, 16, &|part, _| {
+                        let (start, end) = (part * step, copies[turn].len().min((part + 1) * step));
+                        let words: &[u64] = bytemuck::cast_slice(&copies[turn][start..end]);
+                        let mut sums = [0u64; 16];
+                        for words in words.chunks_exact(16) {
+                            for (sum, word) in sums.iter_mut().zip(words) {
+                                *sum = sum.wrapping_add(*word);
+                            }
+                        }
+                        black_box(sums);
+                    });
+                });
+            });
+            for kernels in Kernels::available().into_iter().filter(|k| k.name() != "reference") {
+                let ctx = Ctx { kernels, pool: &pool, lanes };
+                let (mut y, mut scratch) = (vec![0.0; n], LinearScratch::new());
+                group.bench_function(BenchmarkId::new(format!("{format} {}", kernels.name()), lanes), |b| {
+                    b.iter(|| {
+                        turn = (turn + 1) % copies.len();
+                        let tiles = SliceTiles::new(format, k, &copies[turn]);
+                        let w = PanelTensor { format, n, k, tiles: &tiles };
+                        linear(&ctx, &w, black_box(&x), 1, &mut y, &mut scratch).expect("fits");
+                    });
+                });
+            }
+        }
+    }
+}
+
+fn gemm(c: &mut Criterion) {
+    let pool = Pool::new(threads());
+    let (m, n, k) = (256, 2048, 2048);
+    let mut group = c.benchmark_group("gemm 256x2048x2048");
+    group.throughput(Throughput::Elements((m * n * k) as u64));
+    let x = Numbers::new(3).floats(m * k);
+    for lanes in [1, threads()] {
+        for kernels in Kernels::available().into_iter().filter(|k| k.name().starts_with("avx") || k.name() == "neon") {
+            let ctx = Ctx { kernels, pool: &pool, lanes };
+            for format in WeightFormat::ALL {
+                let bytes = weights(format, n, k);
+                let tiles = SliceTiles::new(format, k, &bytes);
+                let w = PanelTensor { format, n, k, tiles: &tiles };
+                let (mut y, mut scratch) = (vec![0.0; m * n], LinearScratch::new());
+                group.bench_function(BenchmarkId::new(format!("{format} {}", kernels.name()), lanes), |b| {
+                    b.iter(|| linear(&ctx, &w, black_box(&x), m, &mut y, &mut scratch).expect("fits"));
+                });
+            }
+            let codes: Vec<i8> = (0..k).map(|i| (i * 7) as i8).collect();
+            let w = I8Panels::pack(n, k, std::iter::repeat_n(codes.as_slice(), n)).expect("fits");
+            let bytes: Vec<u8> = (0..m * k).map(|i| (i * 13) as u8).collect();
+            let mut acc = vec![0; m * n];
+            group.bench_function(BenchmarkId::new(format!("u8s8 {}", kernels.name()), lanes), |b| {
+                b.iter(|| gemm_u8s8(&ctx, black_box(&bytes), m, &w, &mut acc).expect("fits"));
+            });
+        }
+    }
+}
+
+fn attention(c: &mut Criterion) {
+    let pool = Pool::new(threads());
+    let shape = AttnShape { heads: 16, kv_heads: 8, head_dim: 128, scale: 0.088, window: None };
+    let kv = KvShape { kv_heads: 8, head_dim: 128 };
+    let context = 1024;
+    let mut pages = Pages::new(kv, context / PAGE_TOKENS, true);
+    let rows = Numbers::new(4).floats(context * 1024);
+    store_kv(&kv, 0, &rows, &rows, &mut pages).expect("fits");
+    let mut group = c.benchmark_group("attention 16/8 heads of 128");
+    for (m, start) in [(256, 768), (1, 1023)] {
+        let (q, mut out) = (Numbers::new(5).floats(m * 2048), vec![0.0; m * 2048]);
+        group.throughput(Throughput::Elements((m * (2 * start + m + 1) * 2048) as u64));
+        for kernels in Kernels::available().into_iter().filter(|k| k.name() != "reference") {
+            let ctx = Ctx { kernels, pool: &pool, lanes: 1 };
+            group.bench_function(BenchmarkId::new(format!("{m} tokens at {start}"), kernels.name()), |b| {
+                b.iter(|| attend(&ctx, &shape, black_box(&q), start, &pages, &mut out).expect("fits"));
+            });
+        }
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(10)
+        .warm_up_time(std::time::Duration::from_millis(200))
+        .measurement_time(std::time::Duration::from_millis(800));
+    targets = gemv, gemm, attention
+}
+criterion_main!(benches);
