@@ -1,3 +1,11 @@
-//! The command line.
+//! The command line: `coexec`.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

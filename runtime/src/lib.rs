@@ -1,1 +1,35 @@
-//! Engine, sessions, prefill, decode, weight store, KV cache, tokenizer, chat template, sampler.
+//! The engine: sessions, prefill, decode, weight store, KV cache, import with calibration, evaluation.
+//!
+//! One prompt, step by step, each a separate call: [`import`] makes a `.coexec` file, [`Engine::open`] maps it,
+//! [`prefill::plan`] cuts a prompt into chunks and tasks, [`Session::prefill`] runs them on NPU and CPU,
+//! [`Session::decode`] computes one token, [`Session::generate`] does all of it and streams text.
+
+#![forbid(unsafe_code)]
+
+pub mod calibrate;
+pub mod engine;
+pub mod error;
+pub mod eval;
+pub mod generate;
+pub mod import;
+pub mod kv;
+pub mod layer;
+pub mod model;
+pub mod npu;
+pub mod options;
+pub mod prefill;
+pub mod sampler;
+pub mod session;
+pub mod shadow;
+pub mod stats;
+pub mod text;
+pub mod weights;
+
+pub use engine::Engine;
+pub use error::RuntimeError;
+pub use generate::{FinishReason, Generation, GenerateRequest};
+pub use kv::KvDtype;
+pub use model::Model;
+pub use options::{EngineOptions, NpuChoice};
+pub use session::Session;
+pub use stats::Stats;

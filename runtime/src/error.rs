@@ -1,0 +1,112 @@
+//! Everything that can go wrong between a prompt and its text.
+
+use coexec_model::{LayerIdx, TensorName};
+
+/// An error of the runtime: what, where, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RuntimeError {
+    /// The packed file is missing, damaged or does not fit.
+    #[error(transparent)]
+    Packed(#[from] coexec_model::packed::PackedError),
+    /// The model to import is missing, damaged or not supported.
+    #[error(transparent)]
+    Source(#[from] coexec_model::source::SourceError),
+    /// Tokenizer or chat template.
+    #[error(transparent)]
+    Text(#[from] crate::text::TextError),
+    /// Sampler options or logits.
+    #[error(transparent)]
+    Sampler(#[from] crate::sampler::SamplerError),
+    /// A CPU operation.
+    #[error(transparent)]
+    Cpu(#[from] coexec_cpu::CpuError),
+    /// An unknown kernel set.
+    #[error(transparent)]
+    Kernels(#[from] coexec_cpu::KernelError),
+    /// The NPU or its graphs.
+    #[error(transparent)]
+    Npu(#[from] coexec_npu::NpuError),
+    /// The static graphs could not be built for this model.
+    #[error(transparent)]
+    Graphs(#[from] coexec_npu::decoder::BuildError),
+    /// The schedule of a prefill.
+    #[error("prefill could not be scheduled: {0}")]
+    Schedule(String),
+    /// A task of a prefill panicked; this is a bug of coexec.
+    #[error("internal error in task `{task}`: {message}")]
+    TaskPanicked {
+        /// The task's label.
+        task: String,
+        /// The panic's message.
+        message: String,
+    },
+    /// A weight tile could not be read.
+    #[error("tensor `{tensor}`: {source}")]
+    Tile {
+        /// The tensor.
+        tensor: TensorName,
+        /// What happened.
+        source: coexec_cpu::TileError,
+    },
+    /// Nothing to compute.
+    #[error("the prompt is empty: it has no token; give at least one word")]
+    EmptyPrompt,
+    /// More tokens than the context holds.
+    #[error(
+        "{wanted} tokens do not fit the context of {limit} ({used} used): shorten the prompt or start a new session"
+    )]
+    ContextFull {
+        /// Tokens already in the session.
+        used: usize,
+        /// Tokens to add.
+        wanted: usize,
+        /// The model's `max_position_embeddings`.
+        limit: usize,
+    },
+    /// A token that the model does not have.
+    #[error("token {token} is not in the vocabulary of {vocab_size}")]
+    UnknownToken {
+        /// The token.
+        token: u32,
+        /// Size of the vocabulary.
+        vocab_size: u32,
+    },
+    /// Static graphs need scales.
+    #[error(
+        "the model has no calibration, which the NPU's static scales come from: import it again with `--calibrate TEXT`, or run with `--npu none`"
+    )]
+    NotCalibrated,
+    /// The model cannot read or write text.
+    #[error("the model has no tokenizer, so text cannot be turned into tokens: give tokens, or import a model with a tokenizer")]
+    NoTokenizer,
+    /// An option has a value that cannot be.
+    #[error("option {option} = {value}: {reason}")]
+    Option {
+        /// Its name.
+        option: &'static str,
+        /// The value given.
+        value: String,
+        /// Why not, and what is allowed.
+        reason: String,
+    },
+    /// Weights or activations that are no numbers.
+    #[error("layer {}: {what} is not finite; the model file is damaged or the model overflows in this format", layer.0)]
+    NotFinite {
+        /// The layer.
+        layer: LayerIdx,
+        /// What was looked at.
+        what: String,
+    },
+    /// The caller asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}

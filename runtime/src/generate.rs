@@ -1,0 +1,172 @@
+//! Generation: prefill a prompt, then decode and sample until something says stop, streaming text.
+
+use crate::{
+    RuntimeError, Session, Stats,
+    prefill::{PrefillOptions, PrefillOutput},
+    sampler::{Sampler, SamplerOptions},
+    stats::peak_rss_bytes,
+    text::{StopStrings, TextStream},
+};
+use coexec_model::TokenId;
+use coexec_scheduler::{CancelToken, Processor};
+use serde::Serialize;
+use std::time::{Duration, Instant};
+
+/// What to generate.
+#[derive(Clone, Debug)]
+pub struct GenerateRequest {
+    /// The prompt's tokens.
+    pub prompt: Vec<TokenId>,
+    /// Most tokens to generate.
+    pub max_tokens: usize,
+    /// How to choose tokens.
+    pub sampler: SamplerOptions,
+    /// Texts that end the generation; they are not part of its text.
+    pub stop: Vec<String>,
+    /// Go on past end-of-sequence tokens (benchmarks).
+    pub ignore_eos: bool,
+    /// Stops at the next task or token.
+    pub cancel: CancelToken,
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// An end-of-sequence token.
+    Eos,
+    /// A stop text.
+    Stop,
+    /// `max_tokens`.
+    Length,
+    /// The context is full.
+    ContextFull,
+    /// The caller asked.
+    Cancelled,
+}
+
+/// A finished generation.
+#[derive(Debug)]
+pub struct Generation {
+    /// The text, without the prompt.
+    pub text: String,
+    /// The tokens, without the prompt; an end-of-sequence token is not included.
+    pub tokens: Vec<TokenId>,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+    /// What was measured.
+    pub stats: Stats,
+    /// The prefill: plan and events.
+    pub prefill: PrefillOutput,
+}
+
+impl Session {
+    /// Generates text after `request.prompt`, calling `on_text` with each piece as soon as it is whole.
+    ///
+    /// # Errors
+    /// As [`Self::prefill`]; a cancelled prefill is [`RuntimeError::Cancelled`], later cancellation ends the generation
+    /// with what there is.
+    pub fn generate(
+        &mut self,
+        request: &GenerateRequest,
+        on_text: &mut dyn FnMut(&str),
+    ) -> Result<Generation, RuntimeError> {
+        let engine = self.engine().clone();
+        let config = engine.model().config();
+        let tokenizer = engine.model().tokenizer();
+        let mut sampler = Sampler::new(request.sampler.clone())?;
+        let mut stream = tokenizer.map(TextStream::new);
+        let mut stop = StopStrings::new(request.stop.clone());
+
+        // Static graphs are prepared once per model, not per prompt: not part of TTFT.
+        engine.prepare_npu()?;
+        let start = Instant::now();
+        let options = PrefillOptions { cancel: request.cancel.clone(), ..PrefillOptions::default() };
+        let mut prefill = self.prefill(&request.prompt, &options)?;
+        let prefill_time = start.elapsed();
+
+        let mut text = String::new();
+        let mut tokens = Vec::new();
+        let mut logits = std::mem::take(&mut prefill.logits);
+        let mut ttft = None;
+        let mut emit = |piece: &str, text: &mut String| {
+            if !piece.is_empty() {
+                text.push_str(piece);
+                on_text(piece);
+            }
+        };
+        let finish_reason = loop {
+            if tokens.len() >= request.max_tokens {
+                break FinishReason::Length;
+            }
+            if request.cancel.is_cancelled() {
+                break FinishReason::Cancelled;
+            }
+            let token = sampler.sample(&mut logits, self.tokens())?;
+            ttft.get_or_insert_with(|| start.elapsed());
+            if !request.ignore_eos && config.eos_token_ids.contains(&token) {
+                break FinishReason::Eos;
+            }
+            tokens.push(token);
+            if let Some(stream) = &mut stream {
+                let piece = stream.push(token)?;
+                let result = stop.push(&piece);
+                emit(&result.emit, &mut text);
+                if result.stopped {
+                    break FinishReason::Stop;
+                }
+            }
+            if tokens.len() >= request.max_tokens {
+                break FinishReason::Length;
+            }
+            match self.decode(token) {
+                Ok(next) => {
+                    logits.clear();
+                    logits.extend_from_slice(next);
+                }
+                Err(RuntimeError::ContextFull { .. }) => break FinishReason::ContextFull,
+                Err(e) => return Err(e),
+            }
+        };
+        if finish_reason != FinishReason::Stop {
+            if let Some(stream) = &mut stream {
+                let rest = stream.finish()?;
+                let result = stop.push(&rest);
+                emit(&result.emit, &mut text);
+                if !result.stopped {
+                    let rest = stop.flush();
+                    emit(&rest, &mut text);
+                }
+            }
+        }
+        let ttft = ttft.unwrap_or(prefill_time);
+        let decode_time = start.elapsed().saturating_sub(ttft);
+        let mut stats = prefill_stats(&engine, &prefill, request.prompt.len(), prefill_time);
+        stats.ttft_ms = ttft.as_secs_f64() * 1e3;
+        let decoded = tokens.len().saturating_sub(1);
+        stats.decode_tokens_per_s = (decoded > 0).then(|| decoded as f64 / decode_time.as_secs_f64().max(1e-9));
+        Ok(Generation { text, tokens, finish_reason, stats, prefill })
+    }
+}
+
+/// Statistics of a prefill.
+#[must_use]
+pub fn prefill_stats(engine: &crate::Engine, prefill: &PrefillOutput, tokens: usize, time: Duration) -> Stats {
+    let ms = |p| prefill.report.busy_ns(p) as f64 / 1e6;
+    Stats {
+        ttft_ms: time.as_secs_f64() * 1e3,
+        prefill_tokens_per_s: tokens as f64 / time.as_secs_f64().max(1e-9),
+        decode_tokens_per_s: None,
+        npu_busy_ms: ms(Processor::Npu),
+        cpu_busy_ms: ms(Processor::Cpu),
+        // The simulated NPU's own time on this machine says nothing about a chip's: no bubble rate without timing.
+        bubble_rate: None,
+        chunks: prefill.plan.chunks.len(),
+        peak_rss_bytes: peak_rss_bytes(),
+        npu_device: engine.npu_device().to_owned(),
+        npu_reason: engine.npu_reason().to_owned(),
+        ran_elsewhere: prefill.ran_elsewhere.clone(),
+        clipped: prefill.clipped,
+        saturated: prefill.saturated,
+    }
+}

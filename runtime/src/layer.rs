@@ -1,0 +1,232 @@
+//! The float stages of a decoder layer, each a function of rows: the pieces that prefill schedules, decode chains and
+//! calibration watches. Every output row depends only on its own input row, its position and the K/V before it.
+
+use crate::{RuntimeError, kv::KvCache, model::Model};
+use coexec_cpu::{AttnShape, Ctx, LinearScratch, RopeTable};
+use coexec_model::{DecoderConfig, LinearKind};
+use std::sync::Arc;
+
+/// Everything of a layer but its four linears.
+#[derive(Clone, Debug)]
+pub struct LayerView<'a> {
+    /// Configuration of the model.
+    pub config: &'a DecoderConfig,
+    /// Rotary tables.
+    pub rope: Arc<RopeTable>,
+    /// Gain before attention.
+    pub attn_norm: &'a [f32],
+    /// Bias of the joined projection, `[qkv_size]`.
+    pub qkv_bias: Option<&'a [f32]>,
+    /// Gain of each query head.
+    pub q_norm: Option<&'a [f32]>,
+    /// Gain of each key head.
+    pub k_norm: Option<&'a [f32]>,
+    /// Gain before the feed-forward part.
+    pub ffn_norm: &'a [f32],
+}
+
+impl LayerView<'_> {
+    /// RMSNorm before attention: `x` `[m, hidden_size]` → `out`.
+    ///
+    /// # Errors
+    /// When `x` is not whole rows.
+    pub fn attn_in(&self, ctx: &Ctx<'_>, x: &[f32], out: &mut Vec<f32>) -> Result<(), RuntimeError> {
+        out.resize(x.len(), 0.0);
+        Ok(coexec_cpu::rms_norm(ctx, x, self.attn_norm, self.config.rms_norm_eps, out)?)
+    }
+
+    /// RMSNorm before the feed-forward part.
+    ///
+    /// # Errors
+    /// When `x` is not whole rows.
+    pub fn ffn_in(&self, ctx: &Ctx<'_>, x: &[f32], out: &mut Vec<f32>) -> Result<(), RuntimeError> {
+        out.resize(x.len(), 0.0);
+        Ok(coexec_cpu::rms_norm(ctx, x, self.ffn_norm, self.config.rms_norm_eps, out)?)
+    }
+
+    /// From the joined projection `qkv` `[m, qkv_size]` at positions `start_pos ..`: adds the bias, normalises heads,
+    /// rotates; `q` `[m, q_size]` is left in `q`, K and V go into the cache.
+    ///
+    /// # Errors
+    /// When positions lie beyond the rotary table or the cache's room.
+    pub fn kv_write(
+        &self,
+        ctx: &Ctx<'_>,
+        qkv: &[f32],
+        start_pos: usize,
+        kv: &KvCache,
+        kv_layer: usize,
+        buffers: &mut QkvBuffers,
+    ) -> Result<(), RuntimeError> {
+        let c = self.config;
+        let (qs, ks) = (c.q_size(), c.kv_size());
+        let m = qkv.len() / c.qkv_size();
+        let QkvBuffers { q, k, v } = buffers;
+        q.resize(m * qs, 0.0);
+        k.resize(m * ks, 0.0);
+        v.resize(m * ks, 0.0);
+        coexec_cpu::split_rows(qkv, m, &[qs, ks, ks], &mut [q, k, v])?;
+        if let Some(bias) = self.qkv_bias {
+            for (part, bias) in [(&mut *q, &bias[..qs]), (&mut *k, &bias[qs..qs + ks]), (&mut *v, &bias[qs + ks..])] {
+                coexec_cpu::add_bias(part, bias)?;
+            }
+        }
+        if let (Some(q_norm), Some(k_norm)) = (self.q_norm, self.k_norm) {
+            coexec_cpu::rms_norm_heads(ctx, q, q_norm, c.rms_norm_eps)?;
+            coexec_cpu::rms_norm_heads(ctx, k, k_norm, c.rms_norm_eps)?;
+        }
+        self.rope.apply(ctx, q, c.num_attention_heads as usize, start_pos)?;
+        self.rope.apply(ctx, k, c.num_key_value_heads as usize, start_pos)?;
+        kv.write(kv_layer, start_pos, k, v)
+    }
+
+    /// Attention of rows `q` at positions `start_pos ..` over the cache: `out` `[m, q_size]`.
+    ///
+    /// # Errors
+    /// When the configuration's heads make no sense.
+    pub fn attend(
+        &self,
+        ctx: &Ctx<'_>,
+        q: &[f32],
+        start_pos: usize,
+        kv: &KvCache,
+        kv_layer: usize,
+        out: &mut Vec<f32>,
+    ) -> Result<(), RuntimeError> {
+        let c = self.config;
+        out.resize(q.len(), 0.0);
+        let shape = AttnShape {
+            heads: c.num_attention_heads as usize,
+            kv_heads: c.num_key_value_heads as usize,
+            head_dim: c.head_dim as usize,
+            scale: 1.0 / (c.head_dim as f32).sqrt(),
+            window: c.sliding_window.map(|w| w as usize),
+        };
+        Ok(coexec_cpu::attend(ctx, &shape, q, start_pos, &kv.layer(kv_layer), out)?)
+    }
+
+    /// SwiGLU: `gate_up` `[m, 2 × intermediate_size]` → `out` `[m, intermediate_size]`.
+    ///
+    /// # Errors
+    /// When `gate_up` is not whole rows.
+    pub fn act(
+        &self,
+        ctx: &Ctx<'_>,
+        gate_up: &[f32],
+        parts: &mut ActBuffers,
+        out: &mut Vec<f32>,
+    ) -> Result<(), RuntimeError> {
+        let ffn = self.config.intermediate_size as usize;
+        let ActBuffers { gate, up } = parts;
+        for part in [&mut *gate, &mut *up, &mut *out] {
+            part.resize(gate_up.len() / 2, 0.0);
+        }
+        coexec_cpu::split_rows(gate_up, gate_up.len() / (2 * ffn), &[ffn, ffn], &mut [gate, up])?;
+        Ok(coexec_cpu::silu_mul(ctx, gate, up, out)?)
+    }
+}
+
+/// Gate and up rows of one stage, reused between calls.
+#[derive(Debug, Default)]
+pub struct ActBuffers {
+    gate: Vec<f32>,
+    up: Vec<f32>,
+}
+
+/// Query, key and value rows of one stage, reused between calls.
+#[derive(Debug, Default)]
+pub struct QkvBuffers {
+    /// `[m, q_size]`, rotated.
+    pub q: Vec<f32>,
+    /// `[m, kv_size]`, rotated.
+    pub k: Vec<f32>,
+    /// `[m, kv_size]`.
+    pub v: Vec<f32>,
+}
+
+/// Buffers of a forward pass on the CPU, reused between layers and tokens.
+#[derive(Debug, Default)]
+pub struct ForwardScratch {
+    input: Vec<f32>,
+    output: Vec<f32>,
+    qkv: QkvBuffers,
+    act: ActBuffers,
+    linear: LinearScratch,
+}
+
+/// Runs one linear of a layer on the CPU: `x` `[m, K]` → `y` `[m, N]`.
+///
+/// # Errors
+/// When a weight tile is damaged.
+pub fn cpu_linear(
+    ctx: &Ctx<'_>,
+    model: &Model,
+    layer: usize,
+    kind: LinearKind,
+    x: &[f32],
+    y: &mut Vec<f32>,
+    scratch: &mut LinearScratch,
+) -> Result<(), RuntimeError> {
+    let w = model.linear(layer, kind);
+    let m = x.len() / w.k();
+    y.resize(m * w.n(), 0.0);
+    Ok(coexec_cpu::linear(ctx, &w.panels(), x, m, y, scratch)?)
+}
+
+/// All layers on the CPU, in place on the residual stream `x` `[m, hidden_size]` at positions `start_pos ..`.
+///
+/// # Errors
+/// When a weight tile is damaged.
+pub fn forward(
+    ctx: &Ctx<'_>,
+    model: &Model,
+    x: &mut [f32],
+    start_pos: usize,
+    kv: &KvCache,
+    s: &mut ForwardScratch,
+) -> Result<(), RuntimeError> {
+    for l in 0..model.config().num_hidden_layers as usize {
+        let layer = model.layer(l);
+        layer.attn_in(ctx, x, &mut s.input)?;
+        cpu_linear(ctx, model, l, LinearKind::Qkv, &s.input, &mut s.output, &mut s.linear)?;
+        layer.kv_write(ctx, &s.output, start_pos, kv, l, &mut s.qkv)?;
+        layer.attend(ctx, &s.qkv.q, start_pos, kv, l, &mut s.input)?;
+        cpu_linear(ctx, model, l, LinearKind::O, &s.input, &mut s.output, &mut s.linear)?;
+        coexec_cpu::add_assign(x, &s.output)?;
+        layer.ffn_in(ctx, x, &mut s.input)?;
+        cpu_linear(ctx, model, l, LinearKind::GateUp, &s.input, &mut s.output, &mut s.linear)?;
+        layer.act(ctx, &s.output, &mut s.act, &mut s.input)?;
+        cpu_linear(ctx, model, l, LinearKind::Down, &s.input, &mut s.output, &mut s.linear)?;
+        coexec_cpu::add_assign(x, &s.output)?;
+    }
+    Ok(())
+}
+
+/// Embeds tokens: `out` `[m, hidden_size]`.
+///
+/// # Errors
+/// When a weight tile is damaged.
+pub fn embed(model: &Model, ids: &[u32], out: &mut Vec<f32>) -> Result<(), RuntimeError> {
+    out.resize(ids.len() * model.config().hidden_size as usize, 0.0);
+    Ok(coexec_cpu::embed_rows(&model.embed().panels(), ids, out)?)
+}
+
+/// Final norm and head: rows `x` `[m, hidden_size]` → `logits` `[m, vocab_size]`.
+///
+/// # Errors
+/// When a weight tile is damaged.
+pub fn head(
+    ctx: &Ctx<'_>,
+    model: &Model,
+    x: &[f32],
+    logits: &mut Vec<f32>,
+    s: &mut ForwardScratch,
+) -> Result<(), RuntimeError> {
+    let c = model.config();
+    s.input.resize(x.len(), 0.0);
+    coexec_cpu::rms_norm(ctx, x, model.norm(), c.rms_norm_eps, &mut s.input)?;
+    let w = model.head();
+    let m = x.len() / w.k();
+    logits.resize(m * w.n(), 0.0);
+    Ok(coexec_cpu::linear(ctx, &w.panels(), &s.input, m, logits, &mut s.linear)?)
+}

@@ -1,0 +1,10 @@
+//! Prefill: a prompt cut into chunks, its layers cut into tasks, run on NPU and CPU out of order.
+//!
+//! [`plan`] says what there is to do, [`buffers`] holds what tasks hand to each other, [`run`] does it.
+
+pub mod buffers;
+pub mod plan;
+pub mod run;
+
+pub use plan::{Chunk, PlanOptions, Placement, PrefillPlan, Stage, StageTask};
+pub use run::{LogitsWanted, PrefillOptions, PrefillOutput};

@@ -1,0 +1,319 @@
+//! Runs a prefill plan: the executor that turns task ids into work on the chunk's buffers.
+
+use super::{
+    buffers::{ChunkBuffers, MainBuffers, ShadowBuffers},
+    plan::{Placement, PrefillPlan, Stage, StageTask},
+};
+use crate::{
+    RuntimeError,
+    kv::KvCache,
+    layer,
+    model::Model,
+    npu::PreparedNpu,
+    shadow::{Join, OutputPart, ShadowRows},
+};
+use coexec_cpu::{Ctx, Kernels, Pool};
+use coexec_model::{LayerIdx, LinearCalibration, LinearKind};
+use coexec_scheduler::{CancelToken, Driver, Executor, Policy, RunError, RunReport, TaskId};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Which positions' logits a prefill returns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogitsWanted {
+    /// The last position's, `[1, vocab_size]`.
+    #[default]
+    Last,
+    /// Every position's, `[tokens, vocab_size]`.
+    All,
+}
+
+/// Options of one prefill.
+#[derive(Clone, Debug, Default)]
+pub struct PrefillOptions {
+    /// Which logits to return.
+    pub logits: LogitsWanted,
+    /// Stops the prefill at the next task; the session stays as it was.
+    pub cancel: CancelToken,
+}
+
+/// What a prefill gives.
+#[derive(Debug)]
+pub struct PrefillOutput {
+    /// Logits as wanted.
+    pub logits: Vec<f32>,
+    /// The plan that ran.
+    pub plan: PrefillPlan,
+    /// When each task ran.
+    pub report: RunReport,
+    /// Activations clipped and corrected.
+    pub clipped: u64,
+    /// NPU outputs that had saturated and were computed again.
+    pub saturated: u64,
+    /// Work that ran elsewhere than planned.
+    pub ran_elsewhere: Vec<String>,
+}
+
+/// Everything a prefill run reads.
+pub(crate) struct Runner<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) plan: &'a PrefillPlan,
+    pub(crate) npu: Option<&'a PreparedNpu>,
+    pub(crate) kv: &'a KvCache,
+    pub(crate) tokens: &'a [u32],
+    pub(crate) pool: &'a Pool,
+    pub(crate) kernels: &'static Kernels,
+    pub(crate) shadowed: &'a [[bool; 4]],
+    pub(crate) all_logits: bool,
+    pub(crate) jitter_us: u64,
+}
+
+/// Counters and buffers of a run.
+struct Execution<'a> {
+    runner: &'a Runner<'a>,
+    buffers: Vec<ChunkBuffers>,
+    clipped: AtomicU64,
+    saturated: AtomicU64,
+}
+
+/// What a run gives besides K and V.
+pub(crate) struct RunOutcome {
+    pub(crate) logits: Vec<f32>,
+    pub(crate) report: RunReport,
+    pub(crate) clipped: u64,
+    pub(crate) saturated: u64,
+}
+
+impl Runner<'_> {
+    /// Runs the plan on the driver's threads.
+    pub(crate) fn run(&self, policy: &dyn Policy, cancel: &CancelToken) -> Result<RunOutcome, RuntimeError> {
+        let execution = Execution {
+            runner: self,
+            buffers: self.plan.chunks.iter().map(|_| ChunkBuffers::default()).collect(),
+            clipped: AtomicU64::new(0),
+            saturated: AtomicU64::new(0),
+        };
+        let workers = u16::try_from(self.pool.threads()).unwrap_or(u16::MAX);
+        let report = Driver::new(workers).run(&self.plan.graph, policy, &execution, cancel).map_err(|e| match e {
+            RunError::Failed { source, .. } => source,
+            RunError::Cancelled { .. } => RuntimeError::Cancelled,
+            RunError::Panicked { label, message, .. } => {
+                RuntimeError::TaskPanicked { task: label.to_string(), message }
+            }
+            other => RuntimeError::Schedule(other.to_string()),
+        })?;
+        let logits = execution.buffers.iter().flat_map(|b| std::mem::take(&mut b.main.lock().logits)).collect();
+        Ok(RunOutcome {
+            logits,
+            report,
+            clipped: execution.clipped.into_inner(),
+            saturated: execution.saturated.into_inner(),
+        })
+    }
+}
+
+impl Executor for Execution<'_> {
+    type Error = RuntimeError;
+
+    fn execute(&self, task: TaskId, lanes: u16) -> Result<(), RuntimeError> {
+        let StageTask { stage, layer, chunk } = self.runner.plan.tasks[task.index()];
+        self.delay(task);
+        match stage {
+            Stage::Embed => self.embed(chunk),
+            Stage::AttnIn => self.attn_in(layer, chunk, lanes),
+            Stage::Linear(kind) if self.split() => self.npu_linear(kind, layer, chunk),
+            Stage::Linear(kind) => self.cpu_linear(kind, layer, chunk, lanes),
+            Stage::Shadow(kind) => self.shadow(kind, layer, chunk, lanes),
+            Stage::KvWrite => self.kv_write(layer, chunk, lanes),
+            Stage::Attend => self.attend(layer, chunk, lanes),
+            Stage::FfnIn => self.ffn_in(layer, chunk, lanes),
+            Stage::Act => self.act(layer, chunk, lanes),
+            Stage::Out => self.out(layer, chunk, lanes),
+        }
+    }
+}
+
+impl Execution<'_> {
+    fn split(&self) -> bool {
+        self.runner.plan.placement == Placement::Split
+    }
+
+    fn ctx(&self, lanes: u16) -> Ctx<'_> {
+        Ctx { kernels: self.runner.kernels, pool: self.runner.pool, lanes: usize::from(lanes) }
+    }
+
+    /// Sleeps for a pseudo-random time below the jitter, so that tests see many interleavings.
+    fn delay(&self, task: TaskId) {
+        let jitter = self.runner.jitter_us;
+        if jitter > 0 {
+            let mixed = (u64::from(task.0) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ u64::from(std::process::id());
+            std::thread::sleep(std::time::Duration::from_micros((mixed >> 17) % jitter));
+        }
+    }
+
+    fn calibration(&self, kind: LinearKind, layer: usize) -> Result<&LinearCalibration, RuntimeError> {
+        let calibration = self.runner.model.calibration().ok_or(RuntimeError::NotCalibrated)?;
+        calibration.linear(LayerIdx(layer as u32), kind).ok_or(RuntimeError::NotCalibrated)
+    }
+
+    fn embed(&self, chunk: usize) -> Result<(), RuntimeError> {
+        let c = self.runner.plan.chunks[chunk];
+        let mut main = self.buffers[chunk].main.lock();
+        layer::embed(self.runner.model, &self.runner.tokens[c.offset..c.offset + c.tokens], &mut main.x)
+    }
+
+    fn attn_in(&self, l: usize, chunk: usize, lanes: u16) -> Result<(), RuntimeError> {
+        let mut main = self.buffers[chunk].main.lock();
+        if l > 0 {
+            self.join(LinearKind::Down, l - 1, chunk, &mut main)?;
+            let MainBuffers { x, output, .. } = &mut *main;
+            coexec_cpu::add_assign(x, output)?;
+        }
+        let MainBuffers { x, input, .. } = &mut *main;
+        self.runner.model.layer(l).attn_in(&self.ctx(lanes), x, input)?;
+        self.quantise(LinearKind::Qkv, l, chunk, lanes, &main)
+    }
+
+    fn kv_write(&self, l: usize, chunk: usize, lanes: u16) -> Result<(), RuntimeError> {
+        let c = self.runner.plan.chunks[chunk];
+        let mut main = self.buffers[chunk].main.lock();
+        self.join(LinearKind::Qkv, l, chunk, &mut main)?;
+        let MainBuffers { output, qkv, .. } = &mut *main;
+        self.runner.model.layer(l).kv_write(&self.ctx(lanes), output, c.start_pos, self.runner.kv, l, qkv)?;
+        drop(main);
+        let last_layer = l + 1 == self.runner.model.config().num_hidden_layers as usize;
+        if last_layer && !self.runner.all_logits && chunk + 1 < self.buffers.len() {
+            self.buffers[chunk].release();
+        }
+        Ok(())
+    }
+
+    fn attend(&self, l: usize, chunk: usize, lanes: u16) -> Result<(), RuntimeError> {
+        let c = self.runner.plan.chunks[chunk];
+        let mut main = self.buffers[chunk].main.lock();
+        let MainBuffers { input, qkv, .. } = &mut *main;
+        self.runner.model.layer(l).attend(&self.ctx(lanes), &qkv.q, c.start_pos, self.runner.kv, l, input)?;
+        self.quantise(LinearKind::O, l, chunk, lanes, &main)
+    }
+
+    fn ffn_in(&self, l: usize, chunk: usize, lanes: u16) -> Result<(), RuntimeError> {
+        let mut main = self.buffers[chunk].main.lock();
+        self.join(LinearKind::O, l, chunk, &mut main)?;
+        let MainBuffers { x, output, input, .. } = &mut *main;
+        coexec_cpu::add_assign(x, output)?;
+        self.runner.model.layer(l).ffn_in(&self.ctx(lanes), x, input)?;
+        self.quantise(LinearKind::GateUp, l, chunk, lanes, &main)
+    }
+
+    fn act(&self, l: usize, chunk: usize, lanes: u16) -> Result<(), RuntimeError> {
+        let mut main = self.buffers[chunk].main.lock();
+        self.join(LinearKind::GateUp, l, chunk, &mut main)?;
+        let MainBuffers { output, input, act, .. } = &mut *main;
+        self.runner.model.layer(l).act(&self.ctx(lanes), output, act, input)?;
+        self.quantise(LinearKind::Down, l, chunk, lanes, &main)
+    }
+
+    fn out(&self, l: usize, chunk: usize, lanes: u16) -> Result<(), RuntimeError> {
+        let hidden = self.runner.model.config().hidden_size as usize;
+        let mut main = self.buffers[chunk].main.lock();
+        self.join(LinearKind::Down, l, chunk, &mut main)?;
+        let MainBuffers { x, output, forward, logits, .. } = &mut *main;
+        coexec_cpu::add_assign(x, output)?;
+        let rows = if self.runner.all_logits { &x[..] } else { &x[x.len() - hidden..] };
+        layer::head(&self.ctx(lanes), self.runner.model, rows, logits, forward)?;
+        drop(main);
+        self.buffers[chunk].release();
+        Ok(())
+    }
+
+    fn cpu_linear(&self, kind: LinearKind, l: usize, chunk: usize, lanes: u16) -> Result<(), RuntimeError> {
+        let mut main = self.buffers[chunk].main.lock();
+        let MainBuffers { input, output, linear, .. } = &mut *main;
+        layer::cpu_linear(&self.ctx(lanes), self.runner.model, l, kind, input, output, linear)
+    }
+
+    /// Turns the input of a linear into codes for the NPU and residuals for the shadow.
+    fn quantise(
+        &self,
+        kind: LinearKind,
+        l: usize,
+        chunk: usize,
+        lanes: u16,
+        main: &MainBuffers,
+    ) -> Result<(), RuntimeError> {
+        if !self.split() {
+            return Ok(());
+        }
+        let k = self.runner.model.linear(l, kind).k();
+        let scale = self.calibration(kind, l)?.input_scale;
+        let chunk_len = self.runner.plan.chunk_len;
+        let parts = self.runner.model.config().linear_parts(kind);
+        let mut npu = self.buffers[chunk].npu.lock();
+        let bindings = npu.allocate(kind, || self.npu()?.bindings(chunk_len, k, &parts))?;
+        let mut codes = bindings.inputs[0].write()?;
+        let mut shadow = self.buffers[chunk].shadow.lock();
+        let (used, padding) = codes.split_at_mut(main.input.len());
+        coexec_cpu::quantize_u8(&self.ctx(lanes), &main.input, k, scale, used, &mut shadow.residuals)?;
+        padding.fill(128);
+        self.clipped.fetch_add(shadow.residuals.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn npu(&self) -> Result<&PreparedNpu, RuntimeError> {
+        self.runner.npu.ok_or(RuntimeError::NotCalibrated)
+    }
+
+    fn npu_linear(&self, kind: LinearKind, l: usize, chunk: usize) -> Result<(), RuntimeError> {
+        let bindings = self.buffers[chunk].npu.lock().get(kind).cloned().unwrap_or_default();
+        self.npu()?.run(l, kind, &bindings)
+    }
+
+    fn shadow(&self, kind: LinearKind, l: usize, chunk: usize, lanes: u16) -> Result<(), RuntimeError> {
+        let weight = self.runner.model.linear(l, kind);
+        let rows = ShadowRows { weight, hot: self.runner.model.hot(l, kind) };
+        let tokens = self.runner.plan.chunks[chunk].tokens;
+        let mut shadow = self.buffers[chunk].shadow.lock();
+        let ShadowBuffers { residuals, correction } = &mut *shadow;
+        correction.resize(tokens * weight.n(), 0.0);
+        Ok(coexec_cpu::shadow(&self.ctx(lanes), residuals, &rows, weight.n(), correction)?)
+    }
+
+    /// Joins the NPU's output and the shadow's correction into `main.output`.
+    fn join(&self, kind: LinearKind, l: usize, chunk: usize, main: &mut MainBuffers) -> Result<(), RuntimeError> {
+        if !self.split() {
+            return Ok(());
+        }
+        let calibration = self.calibration(kind, l)?;
+        let weight = self.runner.model.linear(l, kind);
+        let npu = self.buffers[chunk].npu.lock();
+        let shadow = self.buffers[chunk].shadow.lock();
+        let bindings = npu.get(kind).cloned().unwrap_or_default();
+        let input = bindings.inputs.first().map(coexec_npu::NpuBuffer::read).transpose()?;
+        let outputs = bindings.outputs.iter().map(coexec_npu::NpuBuffer::read).collect::<Result<Vec<_>, _>>()?;
+        let mut first = 0;
+        let parts: Vec<OutputPart<'_>> = self
+            .runner
+            .model
+            .config()
+            .linear_parts(kind)
+            .into_iter()
+            .zip(&calibration.output_scales)
+            .zip(&outputs)
+            .map(|((width, scale), codes)| {
+                first += width;
+                OutputPart { first: first - width, width, scale: *scale, codes }
+            })
+            .collect();
+        let join = Join {
+            m: self.runner.plan.chunks[chunk].tokens,
+            n: weight.n(),
+            parts: &parts,
+            correction: self.runner.shadowed[l][kind.index()].then_some(&shadow.correction[..]),
+            input_codes: input.as_deref().unwrap_or_default(),
+            input_scale: calibration.input_scale,
+            weight,
+        };
+        let saturated = join.run(&mut main.output)?;
+        self.saturated.fetch_add(saturated as u64, Ordering::Relaxed);
+        Ok(())
+    }
+}

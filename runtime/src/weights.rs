@@ -1,0 +1,229 @@
+//! The weight store: where each tensor of the packed file lives while the engine runs.
+//!
+//! A tensor is *mapped* (its tiles are stored raw and read in place), *pinned* (decompressed into anonymous memory when
+//! the model is opened) or *compressed* (its zstd frames stay as they are in the file; a tile is decompressed each time a
+//! kernel needs it). [`plan_states`] decides before anything is read; every tile's checksum is checked before first use.
+
+use crate::RuntimeError;
+use coexec_cpu::{PanelTensor, TileError, TileSource};
+use coexec_model::{
+    LayerIdx, TensorName, WeightFormat,
+    align::AlignedBytes,
+    layout,
+    packed::{PackedFile, TensorEntry},
+};
+use std::sync::Arc;
+
+/// Where a tensor's weights live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightState {
+    /// Raw in the file, read in place.
+    Mapped,
+    /// Decompressed in anonymous memory.
+    Pinned,
+    /// Decompressed tile by tile at every use.
+    Compressed,
+}
+
+/// What the planner needs to know of a tensor.
+#[derive(Clone, Copy, Debug)]
+pub struct TensorSize {
+    /// Bytes of its tiles when decompressed.
+    pub raw_bytes: u64,
+    /// Whether every tile is stored raw and can be read in place.
+    pub in_place: bool,
+}
+
+/// Decides the state of each tensor, in order of use: raw tensors are mapped; of the others, as many as the budget holds
+/// are pinned. Access is cyclic, so which ones are pinned makes no difference to how many bytes must be decompressed per
+/// token: the largest are taken first only where they fit, which keeps the unused rest of the budget small.
+#[must_use]
+pub fn plan_states(tensors: &[TensorSize], budget_bytes: Option<u64>) -> Vec<WeightState> {
+    let mut states: Vec<_> =
+        tensors.iter().map(|t| if t.in_place { WeightState::Mapped } else { WeightState::Compressed }).collect();
+    let mut order: Vec<_> = (0..tensors.len()).filter(|i| !tensors[*i].in_place).collect();
+    order.sort_by_key(|i| std::cmp::Reverse(tensors[*i].raw_bytes));
+    let mut left = budget_bytes.unwrap_or(u64::MAX);
+    for i in order {
+        if tensors[i].raw_bytes <= left {
+            left -= tensors[i].raw_bytes;
+            states[i] = WeightState::Pinned;
+        }
+    }
+    states
+}
+
+/// The weights of one linear (or of the embedding).
+#[derive(Debug)]
+pub struct Weight {
+    file: Arc<PackedFile>,
+    entry: TensorEntry,
+    format: WeightFormat,
+    state: WeightState,
+    pinned: AlignedBytes,
+    tile_bytes: usize,
+}
+
+impl Weight {
+    /// Size of a tensor for [`plan_states`].
+    ///
+    /// # Errors
+    /// When the file has no such tensor.
+    pub fn size(file: &PackedFile, name: TensorName) -> Result<TensorSize, RuntimeError> {
+        let entry = file.tensor(name)?;
+        let format = panel_format(entry)?;
+        let raw_bytes = layout::panels(entry.n) as u64 * layout::panel_layout(format, entry.k).bytes as u64;
+        let in_place = (0..entry.tiles).all(|i| file.raw_tile(entry, i).is_some());
+        Ok(TensorSize { raw_bytes, in_place })
+    }
+
+    /// Opens a tensor in the given state, checking its tiles unless they are only read at use.
+    ///
+    /// # Errors
+    /// When a tile is damaged.
+    pub fn open(file: &Arc<PackedFile>, name: TensorName, state: WeightState) -> Result<Self, RuntimeError> {
+        let entry = file.tensor(name)?.clone();
+        let format = panel_format(&entry)?;
+        let pinned = match state {
+            WeightState::Pinned => file.read_tensor(&entry)?,
+            WeightState::Mapped => {
+                for tile in 0..entry.tiles {
+                    file.verify_tile(&entry, tile)?;
+                }
+                AlignedBytes::default()
+            }
+            WeightState::Compressed => AlignedBytes::default(),
+        };
+        let panel = layout::panel_layout(format, entry.k).bytes;
+        let tile_bytes = panel * layout::panels_per_tile(format, entry.k);
+        Ok(Self { file: Arc::clone(file), entry, format, state, pinned, tile_bytes })
+    }
+
+    /// Its name in the file.
+    #[must_use]
+    pub fn name(&self) -> TensorName {
+        self.entry.name
+    }
+
+    /// Where it lives.
+    #[must_use]
+    pub fn state(&self) -> WeightState {
+        self.state
+    }
+
+    /// How it is stored.
+    #[must_use]
+    pub fn format(&self) -> WeightFormat {
+        self.format
+    }
+
+    /// Output rows.
+    #[must_use]
+    pub fn n(&self) -> usize {
+        self.entry.n
+    }
+
+    /// Inputs.
+    #[must_use]
+    pub fn k(&self) -> usize {
+        self.entry.k
+    }
+
+    /// The tensor as kernels take it.
+    #[must_use]
+    pub fn panels(&self) -> PanelTensor<'_> {
+        PanelTensor { format: self.format, n: self.entry.n, k: self.entry.k, tiles: self }
+    }
+
+    /// Calls `f` with every panel of a range of rows and the index of the panel's first row.
+    ///
+    /// # Errors
+    /// When a tile is damaged.
+    pub fn for_panels(
+        &self,
+        rows: std::ops::Range<usize>,
+        f: &mut dyn FnMut(usize, layout::Panel<'_>),
+    ) -> Result<(), RuntimeError> {
+        let per_tile = layout::panels_per_tile(self.format, self.entry.k);
+        let bytes = layout::panel_layout(self.format, self.entry.k).bytes;
+        let mut scratch = AlignedBytes::default();
+        let panels = rows.start / layout::PANEL_ROWS..layout::panels(rows.end);
+        let mut at = panels.start;
+        while at < panels.end {
+            let index = at / per_tile;
+            let tile = self
+                .tile(index, &mut scratch)
+                .map_err(|source| RuntimeError::Tile { tensor: self.entry.name, source })?;
+            let end = ((index + 1) * per_tile).min(panels.end);
+            for panel in at..end {
+                let inside = panel - index * per_tile;
+                let view = layout::Panel::new(self.format, self.entry.k, &tile[inside * bytes..(inside + 1) * bytes]);
+                f(panel * layout::PANEL_ROWS, view);
+            }
+            at = end;
+        }
+        Ok(())
+    }
+}
+
+fn panel_format(entry: &TensorEntry) -> Result<WeightFormat, RuntimeError> {
+    entry.format().ok_or_else(|| {
+        RuntimeError::Schedule(format!("tensor `{}` holds no weight panels; the file is not a model", entry.name))
+    })
+}
+
+impl TileSource for Weight {
+    fn in_place(&self) -> bool {
+        self.state != WeightState::Compressed
+    }
+
+    fn tile<'s>(&'s self, index: usize, scratch: &'s mut AlignedBytes) -> Result<&'s [u8], TileError> {
+        match self.state {
+            WeightState::Pinned => {
+                let start = index * self.tile_bytes;
+                Ok(&self.pinned[start..(start + self.tile_bytes).min(self.pinned.len())])
+            }
+            WeightState::Mapped => self.file.raw_tile(&self.entry, index).ok_or_else(|| TileError {
+                message: format!("tensor `{}`, tile {index}: cannot be read in place", self.entry.name),
+            }),
+            WeightState::Compressed => {
+                let fail = |e: coexec_model::packed::PackedError| TileError { message: e.to_string() };
+                let raw_bytes = self.file.tile(&self.entry, index).map_err(fail)?.raw_bytes;
+                if scratch.len() != raw_bytes {
+                    *scratch = AlignedBytes::zeroed(raw_bytes);
+                }
+                self.file.read_tile(&self.entry, index, scratch.as_mut_slice()).map_err(fail)?;
+                Ok(scratch.as_slice())
+            }
+        }
+    }
+}
+
+/// Names of all panel tensors of a model, in order of use.
+#[must_use]
+pub fn panel_tensors(config: &coexec_model::DecoderConfig) -> Vec<TensorName> {
+    let mut names = vec![TensorName::Embed];
+    for layer in 0..config.num_hidden_layers {
+        names.extend(coexec_model::LinearKind::ALL.map(|k| TensorName::Layer(LayerIdx(layer), k.tensor())));
+    }
+    if !config.tie_word_embeddings {
+        names.push(TensorName::Head);
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_budget_is_kept_and_used() {
+        let t = |raw_bytes, in_place| TensorSize { raw_bytes, in_place };
+        let tensors = [t(100, false), t(50, true), t(60, false), t(40, false)];
+        use WeightState::*;
+        assert_eq!(plan_states(&tensors, None), [Pinned, Mapped, Pinned, Pinned]);
+        assert_eq!(plan_states(&tensors, Some(0)), [Compressed, Mapped, Compressed, Compressed]);
+        assert_eq!(plan_states(&tensors, Some(140)), [Pinned, Mapped, Compressed, Pinned]);
+        assert_eq!(plan_states(&tensors, Some(99)), [Compressed, Mapped, Pinned, Compressed]);
+    }
+}

@@ -1,0 +1,114 @@
+//! `coexec eval`: perplexity over a text, logits of a prompt.
+
+use super::shared::{EngineArgs, Format, read_text, write_file};
+use clap::{Args, Subcommand};
+use coexec::{CancelToken, runtime::eval};
+use indicatif::{ProgressBar, ProgressStyle};
+use npyz::WriterBuilder as _;
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct EvalArgs {
+    #[command(subcommand)]
+    command: EvalCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum EvalCommand {
+    /// Perplexity over a text, windows side by side, the first half of each not scored
+    Perplexity {
+        /// The text
+        #[arg(long, value_name = "F")]
+        text: PathBuf,
+        /// Tokens per window
+        #[arg(long, default_value_t = 256, value_name = "N")]
+        window: usize,
+        #[command(flatten)]
+        engine: EngineArgs,
+        /// What to print
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
+    },
+    /// Logits of every position of a prompt as .npz: ids [tokens], logits f32 [tokens, vocab]
+    Logits {
+        /// The prompt
+        #[arg(long, value_name = "T")]
+        prompt: String,
+        /// The file to write
+        #[arg(long, value_name = "F.npz")]
+        out: PathBuf,
+        #[command(flatten)]
+        engine: EngineArgs,
+    },
+}
+
+pub(crate) fn eval(args: &EvalArgs, cancel: &CancelToken) -> anyhow::Result<()> {
+    match &args.command {
+        EvalCommand::Perplexity { text, window, engine, format } => {
+            let text = read_text(text)?;
+            let opened = engine.engine()?;
+            let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template("{bar:32} {pos}/{len} windows {eta}")?);
+            let result = eval::perplexity(&opened, &text, *window, cancel, &mut |done, total| {
+                bar.set_length(total as u64);
+                bar.set_position(done as u64);
+            });
+            bar.finish_and_clear();
+            let p = result?;
+            match format {
+                Format::Json => {
+                    let mut json = serde_json::to_value(p)?;
+                    json["model"] = engine.model_name().into();
+                    json["npu_device"] = opened.npu_device().into();
+                    json["shadow"] = opened.options().shadow.into();
+                    println!("{json}");
+                }
+                Format::Text => println!(
+                    "perplexity {:.4} ± {:.4} over {} tokens ({} windows of {}), {}, NPU {}",
+                    p.perplexity,
+                    p.std_error,
+                    p.scored_tokens,
+                    p.windows,
+                    p.window_tokens,
+                    engine.model_name(),
+                    opened.npu_device()
+                ),
+            }
+            Ok(())
+        }
+        EvalCommand::Logits { prompt, out, engine } => {
+            let opened = engine.engine()?;
+            let result = eval::prompt_logits(&opened, prompt, cancel)?;
+            let vocab = opened.model().config().vocab_size as usize;
+            let ids: Vec<i64> = result.ids.iter().map(|t| i64::from(t.0)).collect();
+            write_npz(out, &ids, &result.logits, vocab)?;
+            eprintln!("{}: ids [{}], logits [{}, {vocab}]", out.display(), ids.len(), ids.len());
+            Ok(())
+        }
+    }
+}
+
+fn npy<T: npyz::Serialize + npyz::AutoSerialize + Copy>(shape: &[u64], data: &[T]) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut writer = npyz::WriteOptions::new().default_dtype().shape(shape).writer(&mut bytes).begin_nd()?;
+    writer.extend(data.iter().copied())?;
+    writer.finish()?;
+    Ok(bytes)
+}
+
+fn write_npz(path: &Path, ids: &[i64], logits: &[f32], vocab: usize) -> anyhow::Result<()> {
+    let mut zipped = io::Cursor::new(Vec::new());
+    let mut zip = zip::ZipWriter::new(&mut zipped);
+    let options = zip::write::SimpleFileOptions::default();
+    for (name, data) in [
+        ("ids.npy", npy(&[ids.len() as u64], ids)?),
+        ("logits.npy", npy(&[ids.len() as u64, vocab as u64], logits)?),
+    ] {
+        zip.start_file(name, options)?;
+        zip.write_all(&data)?;
+    }
+    zip.finish()?;
+    write_file(path, |out| out.write_all(zipped.get_ref()))
+}

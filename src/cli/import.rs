@@ -1,0 +1,106 @@
+//! `coexec import` and `coexec random-model`: make packed files.
+
+use super::shared::read_text;
+use clap::Args;
+use coexec::{
+    CancelToken,
+    model::{WeightFormat, packed::PackedSummary, random, source},
+    runtime::import::{ImportOptions, ImportProgress},
+};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// A Hugging Face directory or a GGUF file
+    source: PathBuf,
+    /// The .coexec file to write
+    out: PathBuf,
+    #[command(flatten)]
+    common: PackArgs,
+    /// Calibrate on this text: static scales and outlier channels, which the NPU needs
+    #[arg(long, value_name = "TEXT")]
+    calibrate: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RandomModelArgs {
+    /// A named shape, e.g. qwen2.5-0.5b; an unknown name lists them
+    config: String,
+    /// The .coexec file to write
+    out: PathBuf,
+    #[command(flatten)]
+    common: PackArgs,
+    /// Calibrate on random tokens, so that the simulated NPU can run it
+    #[arg(long)]
+    calibrate: bool,
+    /// Seed of the weights
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    seed: u64,
+}
+
+#[derive(Debug, Args)]
+struct PackArgs {
+    /// Format of the linears: f32, f16, q8, q4 or q4s
+    #[arg(long, default_value = "q8", value_name = "FORMAT")]
+    weights: WeightFormat,
+    /// Most tokens of the text to calibrate on
+    #[arg(long, default_value_t = 4096, value_name = "N")]
+    calibration_tokens: usize,
+    /// CPU workers of the calibration; 0 is one per core
+    #[arg(long, short = 't', default_value_t = 0, value_name = "N")]
+    threads: usize,
+}
+
+impl PackArgs {
+    fn options(&self, calibrate: Option<String>, cancel: &CancelToken) -> ImportOptions {
+        ImportOptions {
+            weights: self.weights,
+            calibrate,
+            calibration_tokens: self.calibration_tokens,
+            threads: self.threads,
+            cancel: cancel.clone(),
+            ..ImportOptions::default()
+        }
+    }
+}
+
+pub(crate) fn import(args: &ImportArgs, cancel: &CancelToken) -> anyhow::Result<()> {
+    let text = args.calibrate.as_deref().map(read_text).transpose()?;
+    let source = source::open(&args.source)?;
+    pack(&*source, &args.out, &args.common.options(text, cancel))
+}
+
+pub(crate) fn random_model(args: &RandomModelArgs, cancel: &CancelToken) -> anyhow::Result<()> {
+    let source = random::RandomSource::new(random::named_config(&args.config)?, args.seed);
+    let calibrate = args.calibrate.then(|| "random".to_owned());
+    pack(&source, &args.out, &args.common.options(calibrate, cancel))
+}
+
+fn pack(source: &dyn source::ModelSource, out: &Path, options: &ImportOptions) -> anyhow::Result<()> {
+    let bar = ProgressBar::new(0).with_style(
+        ProgressStyle::with_template("{bar:32} {percent:>3} %  {msg}  {elapsed}")?.progress_chars("━━╌"),
+    );
+    let mut progress = |p: ImportProgress| {
+        bar.set_length(p.total);
+        bar.set_position(p.done);
+        bar.set_message(p.tensor.to_string());
+    };
+    let result = coexec::runtime::import::import(source, out, options, &mut progress);
+    bar.finish_and_clear();
+    let summary = result?;
+    eprintln!("{}", describe(&source.describe(), &summary, options));
+    Ok(())
+}
+
+fn describe(source: &str, s: &PackedSummary, options: &ImportOptions) -> String {
+    let mib = |b: u64| b as f64 / f64::from(1 << 20);
+    let calibrated = if options.calibrate.is_some() { "calibrated" } else { "not calibrated: runs on the CPU only" };
+    format!(
+        "{source}\n-> {}: {} weights, {:.1} MiB ({:.1} MiB before zstd), {calibrated}",
+        s.path.display(),
+        options.weights,
+        mib(s.file_bytes),
+        mib(s.total.raw_bytes),
+    )
+}

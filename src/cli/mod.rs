@@ -1,0 +1,118 @@
+//! Arguments, logging, Ctrl-C and exit codes; one module per command.
+//!
+//! Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong arguments, 130 cancelled by Ctrl-C.
+
+mod bench;
+mod eval;
+mod import;
+mod inspect;
+mod plan;
+mod run;
+mod shared;
+mod simulate;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use coexec::{CancelToken, RuntimeError};
+use std::process::ExitCode;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "coexec",
+    version = env!("COEXEC_VERSION"),
+    about = "Run language models on a phone's NPU and CPU together",
+    after_help = "Without a command, the embedded demo model tells a tale. Logging: --log or COEXEC_LOG, e.g. debug or coexec_runtime=trace."
+)]
+struct Args {
+    /// Log level or filter: error, warn, info, debug, trace, or target=level pairs
+    #[arg(long, global = true, value_name = "FILTER")]
+    log: Option<String>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Generate text after a prompt
+    Run(run::RunArgs),
+    /// Make a .coexec file from a Hugging Face directory or a GGUF file
+    Import(import::ImportArgs),
+    /// Make a .coexec file of a named real shape with random weights
+    RandomModel(import::RandomModelArgs),
+    /// Show what a .coexec file holds
+    Inspect(inspect::InspectArgs),
+    /// Show chunks, placement and task graph of a prefill
+    Plan(plan::PlanArgs),
+    /// Run a prefill's schedule on a virtual clock
+    Simulate(simulate::SimulateArgs),
+    /// Measure quality: perplexity, logits
+    Eval(eval::EvalArgs),
+    /// Measure speed, with llama-bench's columns
+    Bench(bench::BenchArgs),
+}
+
+/// Runs the command line of this process.
+pub(crate) fn main() -> ExitCode {
+    // A closed pipe (`coexec … | head`) must end the program quietly, not with a panic.
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(e) => {
+            let code = if e.use_stderr() { 2 } else { 0 };
+            // Nothing is left to do when even the help cannot be printed.
+            let _ = e.print();
+            return ExitCode::from(code);
+        }
+    };
+    let cancel = CancelToken::new();
+    match setup(&args, &cancel).and_then(|()| dispatch(args.command, &cancel)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => report(&e),
+    }
+}
+
+fn report(e: &anyhow::Error) -> ExitCode {
+    if e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
+        return ExitCode::SUCCESS;
+    }
+    if matches!(e.downcast_ref::<RuntimeError>(), Some(RuntimeError::Cancelled)) {
+        eprintln!("cancelled");
+        return ExitCode::from(130);
+    }
+    // `{:#}` is the whole chain on one line.
+    eprintln!("error: {}", format!("{e:#}").replace('\n', " "));
+    ExitCode::FAILURE
+}
+
+fn setup(args: &Args, cancel: &CancelToken) -> anyhow::Result<()> {
+    let filter = args.log.clone().or_else(|| std::env::var("COEXEC_LOG").ok()).unwrap_or_else(|| "warn".to_owned());
+    let filter = tracing_subscriber::EnvFilter::try_new(&filter)
+        .with_context(|| format!("log filter `{filter}`: use error, warn, info, debug, trace or target=level"))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_span_events(tracing_subscriber::fmt::format::FmtSpan::CLOSE)
+        .init();
+    let cancel = cancel.clone();
+    ctrlc::set_handler(move || {
+        // A second Ctrl-C does not wait for the current task to end.
+        if cancel.is_cancelled() {
+            std::process::exit(130);
+        }
+        cancel.cancel();
+    })
+    .context("cannot listen for Ctrl-C")
+}
+
+fn dispatch(command: Option<Command>, cancel: &CancelToken) -> anyhow::Result<()> {
+    match command {
+        None => run::tell_a_tale(cancel),
+        Some(Command::Run(args)) => run::run(&args, cancel),
+        Some(Command::Import(args)) => import::import(&args, cancel),
+        Some(Command::RandomModel(args)) => import::random_model(&args, cancel),
+        Some(Command::Inspect(args)) => inspect::inspect(&args),
+        Some(Command::Plan(args)) => plan::plan(&args),
+        Some(Command::Simulate(args)) => simulate::simulate(&args),
+        Some(Command::Eval(args)) => eval::eval(&args, cancel),
+        Some(Command::Bench(args)) => bench::bench(&args, cancel),
+    }
+}

@@ -1,0 +1,113 @@
+//! `coexec plan`: chunks, placement and task graph of a prefill, before anything runs.
+
+use super::shared::{EngineArgs, Format};
+use clap::Args;
+use coexec::{
+    model::{LayerIdx, LinearKind},
+    runtime::prefill::{PrefillPlan, plan as planner},
+    scheduler::Processor,
+};
+use std::collections::BTreeMap;
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// Tokens of the prompt
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    prompt_len: usize,
+    /// Tokens already in the session
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    start_pos: usize,
+    /// List every task with what it waits for
+    #[arg(long)]
+    tasks: bool,
+    #[command(flatten)]
+    engine: EngineArgs,
+    /// What to print
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+}
+
+pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<()> {
+    let engine = args.engine.engine()?;
+    let config = engine.model().config();
+    if args.prompt_len.saturating_add(args.start_pos) > config.max_position_embeddings as usize {
+        return Err(coexec::RuntimeError::ContextFull {
+            used: args.start_pos,
+            wanted: args.prompt_len,
+            limit: config.max_position_embeddings as usize,
+        }
+        .into());
+    }
+    let options = engine.plan_options(false);
+    let plan = planner::plan(config, &options, args.prompt_len, args.start_pos)?;
+    if args.format == Format::Json {
+        println!("{}", json(&plan, engine.npu_device()));
+        return Ok(());
+    }
+    println!(
+        "{}: {} tokens from position {} -> {} chunk(s) of {}; placement {}, NPU {} ({})",
+        args.engine.model_name(),
+        args.prompt_len,
+        args.start_pos,
+        plan.chunks.len(),
+        plan.chunk_len,
+        plan.placement.name(),
+        engine.npu_device(),
+        engine.npu_reason(),
+    );
+    for (i, c) in plan.chunks.iter().enumerate() {
+        let padding = if plan.placement.name() == "split" { plan.chunk_len - c.tokens } else { 0 };
+        println!("  chunk {i}: positions {}..{}, {padding} rows of padding", c.start_pos, c.start_pos + c.tokens);
+    }
+    println!("\ntasks {} (NPU {}, CPU {})", plan.graph.len(), plan.graph.count_on(Processor::Npu), plan.graph.count_on(Processor::Cpu));
+    let mut stages: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for (task, id) in plan.tasks.iter().zip(plan.graph.task_ids()) {
+        let processor = if plan.graph.task(id).processor == Processor::Npu { "NPU" } else { "CPU" };
+        *stages.entry((processor, task.stage.name())).or_default() += 1;
+    }
+    for ((processor, stage), count) in stages {
+        println!("  {processor} {stage:<16} {count}");
+    }
+    if let Some(calibration) = engine.model().calibration() {
+        println!("\nshadow (importance is the share of the input's energy that clipping takes away)");
+        for l in 0..config.num_hidden_layers {
+            let cells: Vec<String> = LinearKind::ALL
+                .iter()
+                .filter_map(|kind| {
+                    let c = calibration.linear(LayerIdx(l), *kind)?;
+                    let state = if options.shadowed[l as usize][kind.index()] { "on" } else { "off" };
+                    Some(format!("{kind} {state} {:.1e} ({} hot)", c.importance, c.hot_channels.len()))
+                })
+                .collect();
+            println!("  L{l:<3} {}", cells.join("  "));
+        }
+    }
+    if args.tasks {
+        println!();
+        for id in plan.graph.task_ids() {
+            let after: Vec<String> = plan.graph.predecessors(id).iter().map(ToString::to_string).collect();
+            println!("  {:<28} after [{}]", plan.graph.describe(id), after.join(" "));
+        }
+    }
+    Ok(())
+}
+
+fn json(plan: &PrefillPlan, npu_device: &str) -> serde_json::Value {
+    serde_json::json!({
+        "placement": plan.placement.name(),
+        "npu_device": npu_device,
+        "chunk_len": plan.chunk_len,
+        "chunks": plan.chunks.iter().map(|c| serde_json::json!({
+            "offset": c.offset, "tokens": c.tokens, "start_pos": c.start_pos,
+        })).collect::<Vec<_>>(),
+        "tasks": plan.tasks.iter().zip(plan.graph.task_ids()).map(|(t, id)| serde_json::json!({
+            "id": id.0,
+            "stage": t.stage.name(),
+            "layer": t.layer,
+            "chunk": t.chunk,
+            "processor": plan.graph.task(id).processor.to_string(),
+            "cost_ns": plan.graph.task(id).cost_ns,
+            "after": plan.graph.predecessors(id).iter().map(|p| p.0).collect::<Vec<_>>(),
+        })).collect::<Vec<_>>(),
+    })
+}

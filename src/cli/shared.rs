@@ -1,0 +1,174 @@
+//! Arguments that several commands have, and how a model is opened from them.
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use coexec::{Engine, EngineOptions, KvDtype, NpuChoice, PolicyKind, model::packed::PackedFile};
+use std::{
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum OnOff {
+    On,
+    Off,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Kv {
+    F32,
+    F16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Text,
+    Json,
+}
+
+/// The model and how to run it.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct EngineArgs {
+    /// The .coexec file; without it the embedded demo model
+    #[arg(long, short = 'm', value_name = "F")]
+    pub(crate) model: Option<PathBuf>,
+    /// NPU for prefill: sim, none or auto
+    #[arg(long, default_value = "auto")]
+    npu: String,
+    /// Tokens per prefill chunk
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    chunk_len: usize,
+    /// Who picks the next task: in-order, npu-stall, critical-path or staggered
+    #[arg(long, default_value = "staggered")]
+    pub(crate) policy: String,
+    /// Correct clipped activations on the CPU
+    #[arg(long, value_enum, default_value = "on")]
+    shadow: OnOff,
+    /// Share of the linears, least important first, that run without shadow
+    #[arg(long, default_value_t = 0.0, value_name = "RATE")]
+    prune: f32,
+    /// How K and V are stored
+    #[arg(long, value_enum, default_value = "f16")]
+    kv: Kv,
+    /// CPU workers; 0 is one per core
+    #[arg(long, short = 't', default_value_t = 0, value_name = "N")]
+    threads: usize,
+    /// CPU kernels: reference, generic, avx2, avx512vnni; the best of this CPU without it
+    #[arg(long, value_name = "NAME")]
+    kernels: Option<String>,
+    /// Bytes of decompressed weights to keep in memory, e.g. 500M; the rest is decompressed at every use
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    memory_budget: Option<u64>,
+}
+
+fn parse_bytes(s: &str) -> Result<u64, String> {
+    let digits = s.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match s[digits.len()..].to_ascii_uppercase().trim_end_matches('B').trim_end_matches('I') {
+        "" => 1,
+        "K" => 1 << 10,
+        "M" => 1 << 20,
+        "G" => 1u64 << 30,
+        _ => return Err("use a number with K, M or G, e.g. 500M".to_owned()),
+    };
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(factor))
+        .ok_or_else(|| "use a number with K, M or G, e.g. 500M".to_owned())
+}
+
+impl EngineArgs {
+    pub(crate) fn options(&self) -> anyhow::Result<EngineOptions> {
+        let options = EngineOptions {
+            threads: self.threads,
+            kernels: self.kernels.clone(),
+            npu: self.npu.parse::<NpuChoice>()?,
+            chunk_len: self.chunk_len,
+            policy: self.policy.parse::<PolicyKind>()?,
+            shadow: matches!(self.shadow, OnOff::On),
+            pruning_rate: self.prune,
+            kv: match self.kv {
+                Kv::F32 => KvDtype::F32,
+                Kv::F16 => KvDtype::F16,
+            },
+            memory_budget_bytes: self.memory_budget,
+            ..EngineOptions::default()
+        };
+        options.validate()?;
+        Ok(options)
+    }
+
+    pub(crate) fn packed(&self) -> anyhow::Result<PackedFile> {
+        packed(self.model.as_deref())
+    }
+
+    pub(crate) fn engine(&self) -> anyhow::Result<Engine> {
+        Ok(Engine::new(self.packed()?, self.options()?)?)
+    }
+
+    /// What the model is called in tables.
+    pub(crate) fn model_name(&self) -> String {
+        self.model.as_ref().map_or_else(|| "demo (embedded)".to_owned(), |p| p.display().to_string())
+    }
+}
+
+/// Opens a packed file, or the embedded model without a path.
+pub(crate) fn packed(path: Option<&Path>) -> anyhow::Result<PackedFile> {
+    match path {
+        Some(path) => Ok(PackedFile::open(path)?),
+        None => embedded(),
+    }
+}
+
+#[cfg(feature = "demo-model")]
+fn embedded() -> anyhow::Result<PackedFile> {
+    Ok(coexec::demo::packed()?)
+}
+
+#[cfg(not(feature = "demo-model"))]
+fn embedded() -> anyhow::Result<PackedFile> {
+    anyhow::bail!("this coexec was built without the demo model (feature `demo-model`): give --model FILE")
+}
+
+/// Reads a text file, naming it in the error.
+pub(crate) fn read_text(path: &Path) -> anyhow::Result<String> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    String::from_utf8(bytes).with_context(|| format!("`{}` is not UTF-8 text", path.display()))
+}
+
+/// Writes a file through `write`, under its name only when complete.
+pub(crate) fn write_file(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> anyhow::Result<()> {
+    let name = || format!("cannot write `{}`", path.display());
+    let temp = path.with_extension("tmp");
+    let result = (|| {
+        let mut file = io::BufWriter::new(fs::File::create(&temp)?);
+        write(&mut file)?;
+        file.flush()?;
+        fs::rename(&temp, path)
+    })();
+    if result.is_err() {
+        // The first error is the one to report.
+        let _ = fs::remove_file(&temp);
+    }
+    result.with_context(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_with_units() {
+        assert_eq!(parse_bytes("12"), Ok(12));
+        assert_eq!(parse_bytes("3k"), Ok(3072));
+        assert_eq!(parse_bytes("500M"), Ok(500 << 20));
+        assert_eq!(parse_bytes("2GiB"), Ok(2 << 30));
+        for bad in ["", "M", "-1", "1.5G", "99999999999999999999", "18446744073709551615G", "5X"] {
+            assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! `coexec simulate`: a prefill's schedule on a virtual clock, policy by policy. Every number is labelled simulated, with
+//! the profile's name and where its constants come from.
+
+use super::shared::{Format, packed, write_file};
+use clap::Args;
+use coexec::{
+    PolicyKind,
+    model::{DecoderConfig, random},
+    npu::DeviceProfile,
+    runtime::prefill::{PlanOptions, Placement, plan as planner, plan::StageCosts},
+    scheduler::{
+        Processor, SimulatedProfile, TimelineOptions, TraceMeta, bounds::lower_bound, simulate as run_virtual,
+        write_chrome_trace, write_timeline_svg,
+    },
+};
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub(crate) struct SimulateArgs {
+    /// A named shape (e.g. qwen1.5-1.8b) …
+    #[arg(long, value_name = "NAME", default_value = "qwen1.5-1.8b", conflicts_with = "model")]
+    shape: String,
+    /// … or a .coexec file
+    #[arg(long, short = 'm', value_name = "F")]
+    model: Option<PathBuf>,
+    /// Tokens of the prompt
+    #[arg(long, default_value_t = 1024, value_name = "N")]
+    prompt_len: usize,
+    /// Tokens per chunk
+    #[arg(long, default_value_t = 256, value_name = "N")]
+    chunk_len: usize,
+    /// One policy; without it all are compared
+    #[arg(long, value_name = "POLICY")]
+    policy: Option<PolicyKind>,
+    /// Device profile of the NPU: sm8550, sm8650, sm8750, sm8850
+    #[arg(long, default_value = "sm8650", value_name = "NAME")]
+    profile: String,
+    /// Source of the NPU's times: llm_npu_table3 or qualcomm_estimate_soc77
+    #[arg(long, default_value = "llm_npu_table3", value_name = "NAME")]
+    timing: String,
+    /// CPU workers of the phone
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    cpu_workers: usize,
+    /// Leave shadow out
+    #[arg(long)]
+    no_shadow: bool,
+    /// Write the (last) policy's events as Chrome/Perfetto JSON
+    #[arg(long, value_name = "F")]
+    trace: Option<PathBuf>,
+    /// Write the (last) policy's timeline as SVG
+    #[arg(long, value_name = "F")]
+    timeline: Option<PathBuf>,
+    /// What to print
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+}
+
+impl SimulateArgs {
+    fn config(&self) -> anyhow::Result<(String, DecoderConfig)> {
+        match &self.model {
+            Some(path) => Ok((path.display().to_string(), packed(Some(path))?.config().clone())),
+            None => Ok((self.shape.clone(), random::named_config(&self.shape)?)),
+        }
+    }
+
+    fn device(&self) -> anyhow::Result<DeviceProfile> {
+        use coexec::npu::{TimingModel, profile};
+        let mut device = profile::chips::named(&self.profile).ok_or_else(|| {
+            anyhow::anyhow!("option --profile = {}: use one of {}", self.profile, profile::chips::NAMES.join(", "))
+        })?;
+        device.timing = Some(TimingModel::named(&self.timing).ok_or_else(|| {
+            let names: Vec<_> = TimingModel::ALL.iter().map(|m| m.name()).collect();
+            anyhow::anyhow!("option --timing = {}: use one of {}", self.timing, names.join(", "))
+        })?);
+        Ok(device)
+    }
+}
+
+pub(crate) fn simulate(args: &SimulateArgs) -> anyhow::Result<()> {
+    let (name, config) = args.config()?;
+    if !(1..=256).contains(&args.cpu_workers) {
+        anyhow::bail!("option --cpu-workers = {}: use 1 … 256", args.cpu_workers);
+    }
+    if args.prompt_len > 1 << 20 || !(1..=8192).contains(&args.chunk_len) {
+        anyhow::bail!("options --prompt-len {} and --chunk-len {}: at most 1048576 and 8192", args.prompt_len, args.chunk_len);
+    }
+    let device = args.device()?;
+    let source = format!(
+        "NPU: {}; {}",
+        device.timing.map_or("", coexec::npu::TimingModel::source),
+        StageCosts::CPU_SOURCE
+    );
+    let options = PlanOptions {
+        placement: Placement::Split,
+        chunk_len: args.chunk_len,
+        shadowed: vec![[!args.no_shadow; 4]; config.num_hidden_layers as usize],
+        all_logits: false,
+        cpu_workers: args.cpu_workers,
+        max_chunks_in_flight: 8,
+        costs: StageCosts::phone(device.clone()),
+    };
+    let plan = planner::plan(&config, &options, args.prompt_len, 0)?;
+    let workers = args.cpu_workers as u16;
+    let bound = lower_bound(&plan.graph, workers);
+    let policies = match args.policy {
+        Some(policy) => vec![policy],
+        None => PolicyKind::ALL.to_vec(),
+    };
+    let mut rows = Vec::new();
+    let mut last = None;
+    for policy in policies {
+        let report = run_virtual(&plan.graph, &*policy.create(), &|t| plan.graph.task(t).cost_ns, workers)?;
+        rows.push((policy, report.clone()));
+        last = Some(report);
+    }
+    let label = SimulatedProfile { name: format!("{} / {}", device.name, args.timing), source: source.clone() };
+    let title = format!("{name}, {} tokens, chunk {}", args.prompt_len, args.chunk_len);
+    if let Some(report) = &last {
+        if let Some(path) = &args.trace {
+            let meta = TraceMeta { title: title.clone(), simulated: Some(label.clone()), flows: false };
+            write_file(path, |out| write_chrome_trace(&plan.graph, report, out, meta))?;
+        }
+        if let Some(path) = &args.timeline {
+            let options = TimelineOptions { title: title.clone(), simulated: Some(label.clone()), ..TimelineOptions::default() };
+            write_file(path, |out| write_timeline_svg(&plan.graph, report, out, &options))?;
+        }
+    }
+    let tokens_per_s = |ns: u64| args.prompt_len as f64 * 1e9 / ns.max(1) as f64;
+    if args.format == Format::Json {
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|(policy, r)| {
+                serde_json::json!({
+                    "policy": policy.name(),
+                    "makespan_ns": r.makespan_ns,
+                    "bubble_rate": r.bubble_rate(),
+                    "npu_busy_ns": r.busy_ns(Processor::Npu),
+                    "cpu_busy_ns": r.busy_ns(Processor::Cpu),
+                    "tokens_per_s": tokens_per_s(r.makespan_ns),
+                })
+            })
+            .collect();
+        println!(
+            "{}",
+            serde_json::json!({
+                "simulated": { "profile": label.name, "source": label.source },
+                "model": name, "prompt_len": args.prompt_len, "chunk_len": args.chunk_len,
+                "lower_bound_ns": bound.max_ns(), "policies": rows,
+            })
+        );
+        return Ok(());
+    }
+    println!("simulated: {title}, profile {}", label.name);
+    println!("{:<14} {:>12} {:>8} {:>10} {:>10} {:>10} {:>12}", "policy", "makespan ms", "bubbles", "NPU ms", "CPU ms", "tok/s", "over bound");
+    for (policy, r) in &rows {
+        println!(
+            "{:<14} {:>12.1} {:>7.1}% {:>10.1} {:>10.1} {:>10.0} {:>11.1}%",
+            policy.name(),
+            r.makespan_ns as f64 / 1e6,
+            100.0 * r.bubble_rate(),
+            r.busy_ns(Processor::Npu) as f64 / 1e6,
+            r.busy_ns(Processor::Cpu) as f64 / 1e6,
+            tokens_per_s(r.makespan_ns),
+            100.0 * (r.makespan_ns as f64 / bound.max_ns().max(1) as f64 - 1.0),
+        );
+    }
+    println!("lower bound    {:>12.1}", bound.max_ns() as f64 / 1e6);
+    println!("source: {source}");
+    Ok(())
+}

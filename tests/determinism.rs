@@ -1,0 +1,131 @@
+//! The determinism contract: logits are bit-identical for every chunk length, thread count, policy and timing, with the
+//! simulated NPU and on the CPU.
+
+mod support;
+
+use coexec::{
+    EngineOptions, KvDtype, NpuChoice, PolicyKind,
+    model::{TokenId, WeightFormat, packed::PackedFile, source},
+};
+use proptest::prelude::*;
+use std::sync::LazyLock;
+use support::{Packed, all_logits, calibration_text, demo_dir, root};
+
+/// The demo model in every format that takes another path through the kernels, calibrated.
+static DEMO: LazyLock<Vec<Packed>> = LazyLock::new(|| {
+    [WeightFormat::Q8, WeightFormat::Q4, WeightFormat::Q4s, WeightFormat::F16]
+        .map(|format| Packed::import(&demo_dir(), format, Some(calibration_text()[..6000].to_owned())))
+        .into()
+});
+
+/// A model with a sliding window shorter than the prompts.
+static WINDOWED: LazyLock<Packed> = LazyLock::new(|| {
+    let source = source::open(&root().join("tests/data/tiny/mistral")).expect("the tiny mistral");
+    let text = calibration_text()[..2000].to_owned();
+    Packed::of(&*source, WeightFormat::Q8, Some(text))
+});
+
+fn tokens(n: usize, vocab: u32, seed: u32) -> Vec<TokenId> {
+    (0..n as u32).map(|i| TokenId((i + 1).wrapping_mul(2_654_435_761).wrapping_add(seed) % vocab)).collect()
+}
+
+fn bits(logits: &[f32]) -> Vec<u32> {
+    logits.iter().map(|v| v.to_bits()).collect()
+}
+
+fn logits(packed: &Packed, options: EngineOptions, prompt: &[TokenId]) -> Vec<u32> {
+    let file = PackedFile::open(&packed.path).expect("our own file");
+    bits(&all_logits(&coexec::Engine::new(file, options).expect("engine"), prompt))
+}
+
+fn options(npu: NpuChoice, chunk_len: usize) -> EngineOptions {
+    EngineOptions { npu, chunk_len, threads: 2, ..EngineOptions::default() }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    #[test]
+    fn chunking_threads_policy_and_timing_do_not_matter(
+        prompt_len in 1usize..=3 * 64 + 1,
+        format in 0usize..4,
+        npu in prop_oneof![Just(NpuChoice::Sim), Just(NpuChoice::None)],
+        kv in prop_oneof![Just(KvDtype::F16), Just(KvDtype::F32)],
+        policy in proptest::sample::select(PolicyKind::ALL.to_vec()),
+        threads in 1usize..=2,
+        jitter_us in prop_oneof![Just(0u64), Just(300)],
+        seed: u32,
+    ) {
+        let prompt = tokens(prompt_len, 4096, seed);
+        let packed = &DEMO[format];
+        let one_shot = logits(packed, EngineOptions { kv, ..options(npu, 256) }, &prompt);
+        for chunk_len in [32, 64] {
+            let changed = EngineOptions { kv, policy, threads, jitter_us, ..options(npu, chunk_len) };
+            prop_assert_eq!(&logits(packed, changed, &prompt), &one_shot, "chunk_len {}", chunk_len);
+        }
+    }
+
+    #[test]
+    fn sliding_windows_do_not_see_chunks(prompt_len in 1usize..=97, chunk_len in 1usize..=40, seed: u32) {
+        let prompt = tokens(prompt_len, 128, seed);
+        for npu in [NpuChoice::Sim, NpuChoice::None] {
+            let one_shot = logits(&WINDOWED, options(npu, 256), &prompt);
+            prop_assert_eq!(logits(&WINDOWED, options(npu, chunk_len), &prompt), one_shot);
+        }
+    }
+}
+
+#[test]
+fn on_the_cpu_decode_is_prefill_token_by_token() {
+    let prompt = tokens(70, 4096, 5);
+    for packed in DEMO.iter() {
+        let engine = packed.engine(options(NpuChoice::None, 256));
+        let whole = all_logits(&engine, &prompt);
+        let mut session = engine.session();
+        for (i, token) in prompt.iter().enumerate() {
+            let step = session.decode(*token).expect("decode");
+            assert_eq!(bits(step), bits(&whole[i * 4096..(i + 1) * 4096]), "token {i}");
+        }
+    }
+}
+
+#[test]
+fn a_second_turn_and_a_truncated_session_continue_exactly() {
+    let prompt = tokens(120, 4096, 9);
+    for npu in [NpuChoice::Sim, NpuChoice::None] {
+        let engine = DEMO[0].engine(options(npu, 32));
+        let whole = engine.session().prefill(&prompt, &Default::default()).expect("prefill").logits;
+        let mut session = engine.session();
+        session.prefill(&prompt[..45], &Default::default()).expect("prefill");
+        session.prefill(&tokens(30, 4096, 77), &Default::default()).expect("a turn to forget");
+        session.truncate(45);
+        let turned = session.prefill(&prompt[45..], &Default::default()).expect("prefill").logits;
+        assert_eq!(bits(&turned), bits(&whole));
+    }
+}
+
+#[test]
+fn a_memory_budget_changes_no_bit() {
+    let prompt = tokens(40, 4096, 3);
+    for packed in DEMO.iter() {
+        for npu in [NpuChoice::Sim, NpuChoice::None] {
+            let free = logits(packed, options(npu, 32), &prompt);
+            let tight = EngineOptions { memory_budget_bytes: Some(300_000), ..options(npu, 32) };
+            assert_eq!(logits(packed, tight, &prompt), free);
+        }
+    }
+}
+
+#[test]
+fn every_kernel_set_of_this_machine_agrees() {
+    let prompt = tokens(50, 4096, 11);
+    for packed in DEMO.iter() {
+        for npu in [NpuChoice::Sim, NpuChoice::None] {
+            let best = logits(packed, options(npu, 64), &prompt);
+            for kernels in coexec_cpu::Kernels::available() {
+                let named = EngineOptions { kernels: Some(kernels.name().to_owned()), ..options(npu, 64) };
+                assert_eq!(logits(packed, named, &prompt), best, "{}", kernels.name());
+            }
+        }
+    }
+}

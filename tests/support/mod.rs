@@ -1,0 +1,176 @@
+//! What whole-system tests share: data, goldens, models packed once per test binary.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use coexec::{
+    Engine, EngineOptions, KvDtype, NpuChoice,
+    model::{
+        DecoderConfig, LayerTensor, TensorName, TokenId, TokenizerData, WeightFormat,
+        packed::PackedFile,
+        quant::Q4sGroup,
+        source::{self, ModelSource, SourceError},
+    },
+    runtime::{
+        import::{ImportOptions, import},
+        prefill::{LogitsWanted, PrefillOptions},
+    },
+};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+/// The project's root.
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The demo model's Hugging Face directory.
+pub fn demo_dir() -> PathBuf {
+    root().join("models/demo")
+}
+
+/// The text that quality is judged on; calibration has not seen it.
+pub fn valid_text() -> String {
+    fs::read_to_string(root().join("tests/data/valid.txt")).expect("tests/data/valid.txt")
+}
+
+/// The text that calibration sees.
+pub fn calibration_text() -> String {
+    fs::read_to_string(root().join("models/demo/calibration.txt")).expect("models/demo/calibration.txt")
+}
+
+/// Real trained models beside the project, when they are there; otherwise the skip is printed and counted by
+/// `cargo xtask test`.
+pub fn shared_models(test: &str) -> Option<PathBuf> {
+    let dir = root().join("../shared/data/models");
+    if dir.is_dir() {
+        return Some(dir);
+    }
+    skip(test, "no ../shared/data/models beside the project");
+    None
+}
+
+/// Prints a skip and leaves it where `cargo xtask test` counts it.
+pub fn skip(test: &str, reason: &str) {
+    eprintln!("SKIPPED {test}: {reason}");
+    if let Some(log) = std::env::var_os("COEXEC_SKIP_LOG") {
+        let file = fs::OpenOptions::new().append(true).create(true).open(log);
+        writeln!(file.expect("the skip log can be written"), "{test}: {reason}").expect("the skip log can be written");
+    }
+}
+
+/// A golden: token ids and float64-made logits.
+pub struct Golden {
+    pub ids: Vec<TokenId>,
+    pub logits: Vec<f32>,
+    pub vocab: usize,
+}
+
+impl Golden {
+    pub fn read(path: &Path) -> Self {
+        let file = fs::File::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let mut zip = zip::ZipArchive::new(file).expect("an npz is a zip");
+        let mut entry = |name: &str| {
+            let mut bytes = Vec::new();
+            zip.by_name(name).expect("entry").read_to_end(&mut bytes).expect("npz entry");
+            bytes
+        };
+        let (ids, logits) = (entry("ids.npy"), entry("logits.npy"));
+        let ids = npyz::NpyFile::new(&ids[..]).expect("npy").into_vec::<i64>().expect("i64 ids");
+        let logits = npyz::NpyFile::new(&logits[..]).expect("npy");
+        let vocab = logits.shape()[1] as usize;
+        let logits = logits.into_vec::<f32>().expect("f32 logits");
+        Self { ids: ids.into_iter().map(|i| TokenId(u32::try_from(i).expect("an id"))).collect(), logits, vocab }
+    }
+}
+
+/// A packed model in a temporary directory that lives as long as this.
+pub struct Packed {
+    _dir: tempfile::TempDir,
+    pub path: PathBuf,
+}
+
+impl Packed {
+    pub fn of(source: &dyn ModelSource, weights: WeightFormat, calibrate: Option<String>) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("model.coexec");
+        let options = ImportOptions { weights, calibrate, threads: 2, ..ImportOptions::default() };
+        import(source, &path, &options, &mut |_| {}).unwrap_or_else(|e| panic!("{}: {e}", source.describe()));
+        Self { _dir: dir, path }
+    }
+
+    pub fn import(model: &Path, weights: WeightFormat, calibrate: Option<String>) -> Self {
+        let source = source::open(model).unwrap_or_else(|e| panic!("{}: {e}", model.display()));
+        Self::of(&*source, weights, calibrate)
+    }
+
+    pub fn engine(&self, options: EngineOptions) -> Engine {
+        Engine::new(PackedFile::open(&self.path).expect("our own file"), options).expect("our own file")
+    }
+}
+
+/// Options for exactness: everything on the CPU in f32.
+pub fn exact() -> EngineOptions {
+    EngineOptions { npu: NpuChoice::None, kv: KvDtype::F32, threads: 2, ..EngineOptions::default() }
+}
+
+/// The simulated NPU.
+pub fn sim() -> EngineOptions {
+    EngineOptions { npu: NpuChoice::Sim, threads: 2, ..EngineOptions::default() }
+}
+
+/// Logits of every position.
+pub fn all_logits(engine: &Engine, ids: &[TokenId]) -> Vec<f32> {
+    let options = PrefillOptions { logits: LogitsWanted::All, ..PrefillOptions::default() };
+    engine.session().prefill(ids, &options).expect("prefill").logits
+}
+
+/// Index of the largest logit, the first on ties.
+pub fn argmax(logits: &[f32]) -> TokenId {
+    let best = (0..logits.len()).fold(0, |b, i| if logits[i] > logits[b] { i } else { b });
+    TokenId(best as u32)
+}
+
+/// A source whose attention and feed-forward norms have some channels' gains multiplied by `factor` and the matching
+/// inputs of the next linears divided by it: exactly the same function, with activation outliers.
+pub struct Amplified<S> {
+    pub inner: S,
+    pub channels: Vec<usize>,
+    pub factor: f32,
+}
+
+impl<S: AsRef<dyn ModelSource> + Send + Sync> ModelSource for Amplified<S> {
+    fn config(&self) -> &DecoderConfig {
+        self.inner.as_ref().config()
+    }
+    fn tokenizer(&self) -> &TokenizerData {
+        self.inner.as_ref().tokenizer()
+    }
+    fn shape(&self, name: TensorName) -> Option<(usize, usize)> {
+        self.inner.as_ref().shape(name)
+    }
+    fn read_rows(&self, name: TensorName, rows: Range<usize>, out: &mut Vec<f32>) -> Result<(), SourceError> {
+        self.inner.as_ref().read_rows(name, rows, out)?;
+        let TensorName::Layer(_, tensor) = name else { return Ok(()) };
+        match tensor {
+            LayerTensor::AttnNorm | LayerTensor::FfnNorm => self.channels.iter().for_each(|c| out[*c] *= self.factor),
+            LayerTensor::Qkv | LayerTensor::GateUp => {
+                let k = self.config().hidden_size as usize;
+                for row in out.chunks_exact_mut(k) {
+                    self.channels.iter().for_each(|c| row[*c] /= self.factor);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+    fn read_q4_0_rows(&self, _: TensorName, _: Range<usize>, _: &mut Vec<Vec<Q4sGroup>>) -> Result<bool, SourceError> {
+        Ok(false)
+    }
+    fn describe(&self) -> String {
+        format!("{}, {} channels × {}", self.inner.as_ref().describe(), self.channels.len(), self.factor)
+    }
+}
