@@ -175,6 +175,7 @@ def save_model(model, tokenizer, out, facts):
     partial = out / "model.safetensors.tmp"
     save_file(half, partial, metadata={"format": "pt"})
     os.replace(partial, out / "model.safetensors")
+    model.config.dtype = "float16"
     model.config.save_pretrained(out)
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
