@@ -13,8 +13,11 @@ fn main() {
         println!("cargo:rerun-if-changed={path}");
     }
     let commit = git(&["rev-parse", "--short=12", "HEAD"]).unwrap_or_else(|| "unknown".to_owned());
-    let features: Vec<&str> =
-        [("CARGO_FEATURE_DEMO_MODEL", "demo-model")].iter().filter(|(v, _)| std::env::var_os(v).is_some()).map(|f| f.1).collect();
+    let features: Vec<&str> = [("CARGO_FEATURE_DEMO_MODEL", "demo-model")]
+        .iter()
+        .filter(|(v, _)| std::env::var_os(v).is_some())
+        .map(|f| f.1)
+        .collect();
     let features = if features.is_empty() { "none".to_owned() } else { features.join(",") };
     let version = std::env::var("CARGO_PKG_VERSION").unwrap_or_default();
     let target = std::env::var("TARGET").unwrap_or_default();

@@ -35,8 +35,7 @@ pub use coexec_npu as npu;
 pub use coexec_runtime as runtime;
 pub use coexec_runtime::{
     Engine, EngineOptions, FinishReason, GenerateRequest, Generation, KvDtype, NpuChoice, RuntimeError, Session, Stats,
-    sampler::SamplerOptions,
-    text::Special,
+    sampler::SamplerOptions, text::Special,
 };
 pub use coexec_scheduler as scheduler;
 pub use coexec_scheduler::{CancelToken, PolicyKind};

@@ -53,7 +53,12 @@ fn tiny_checkpoint_of_every_architecture() {
             let file = file.expect("entry").path();
             if file.extension().is_some_and(|e| e == "gguf") {
                 // Quantised files have goldens of their own, made from the dequantised weights.
-                let kind = file.file_stem().and_then(|s| s.to_str()).and_then(|s| s.rsplit_once('-')).expect("NAME-KIND.gguf").1;
+                let kind = file
+                    .file_stem()
+                    .and_then(|s| s.to_str())
+                    .and_then(|s| s.rsplit_once('-'))
+                    .expect("NAME-KIND.gguf")
+                    .1;
                 let own = dir.join(format!("golden-{kind}.npz"));
                 check(&file, &if own.exists() { own } else { dir.join("golden.npz") }, 40);
                 checked += 1;

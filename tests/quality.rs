@@ -23,8 +23,11 @@ fn integer_prefill_and_four_bit_decode_stay_near_float() {
     let float = ppl(&Packed::import(&demo_dir(), WeightFormat::F32, None), exact());
     let q8 = ppl(&Packed::import(&demo_dir(), WeightFormat::Q8, Some(calibration_text())), sim());
     let q4s = ppl(&Packed::import(&demo_dir(), WeightFormat::Q4s, None), exact());
-    println!("perplexity: float {float:.3}, sim q8 with shadow {q8:.3} ({:+.2} %), q4s decode {q4s:.3} ({:+.2} %)",
-        100.0 * (q8 / float - 1.0), 100.0 * (q4s / float - 1.0));
+    println!(
+        "perplexity: float {float:.3}, sim q8 with shadow {q8:.3} ({:+.2} %), q4s decode {q4s:.3} ({:+.2} %)",
+        100.0 * (q8 / float - 1.0),
+        100.0 * (q4s / float - 1.0)
+    );
     assert!(q8 < 1.02 * float, "sim q8 with shadow: {q8} against {float}");
     assert!(q4s < 1.06 * float, "q4s: {q4s} against {float}");
 }

@@ -120,7 +120,11 @@ pub fn check_finite(values: &[f32], layer: LayerIdx, what: &str) -> Result<(), R
 
 /// Which linears are corrected in shadow when a share `pruning_rate` of them, least important first, is not.
 #[must_use]
-pub fn shadow_mask(config: &DecoderConfig, calibration: &coexec_model::Calibration, pruning_rate: f32) -> Vec<[bool; 4]> {
+pub fn shadow_mask(
+    config: &DecoderConfig,
+    calibration: &coexec_model::Calibration,
+    pruning_rate: f32,
+) -> Vec<[bool; 4]> {
     let layers = config.num_hidden_layers as usize;
     let mut mask = vec![[true; 4]; layers];
     let mut order: Vec<(usize, usize)> = (0..layers).flat_map(|l| (0..4).map(move |k| (l, k))).collect();

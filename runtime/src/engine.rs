@@ -3,10 +3,7 @@
 use crate::{
     EngineOptions, Model, NpuChoice, RuntimeError, Session, calibrate,
     npu::{self, PreparedNpu},
-    prefill::{
-        PlanOptions, Placement,
-        plan::StageCosts,
-    },
+    prefill::{Placement, PlanOptions, plan::StageCosts},
 };
 use coexec_cpu::{Kernels, Pool};
 use coexec_model::packed::PackedFile;
@@ -74,7 +71,17 @@ impl Engine {
         tracing::info!(placement = placement.name(), reason = npu_reason, kernels = kernels.name(), "engine ready");
         let profile = npu::profile(&options.npu_profile)?;
         let pool = Pool::new(options.worker_threads());
-        let inner = EngineInner { model, options, pool, kernels, placement, npu_reason, shadowed, profile, npu: Mutex::default() };
+        let inner = EngineInner {
+            model,
+            options,
+            pool,
+            kernels,
+            placement,
+            npu_reason,
+            shadowed,
+            profile,
+            npu: Mutex::default(),
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 

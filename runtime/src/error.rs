@@ -78,7 +78,9 @@ pub enum RuntimeError {
     )]
     NotCalibrated,
     /// The model cannot read or write text.
-    #[error("the model has no tokenizer, so text cannot be turned into tokens: give tokens, or import a model with a tokenizer")]
+    #[error(
+        "the model has no tokenizer, so text cannot be turned into tokens: give tokens, or import a model with a tokenizer"
+    )]
     NoTokenizer,
     /// An option has a value that cannot be.
     #[error("option {option} = {value}: {reason}")]

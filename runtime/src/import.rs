@@ -117,12 +117,9 @@ pub fn import(
     let config = source.config().clone();
     let span = tracing::info_span!("import", model = %source.describe(), weights = %options.weights);
     let _entered = span.enter();
-    let total = all_tensors(&config)
-        .iter()
-        .filter_map(|t| source.shape(*t))
-        .map(|(n, k)| n as u64 * k as u64)
-        .sum();
-    let writer = PackedWriter::create(out, PackedOptions { zstd_level: options.zstd_level, ..PackedOptions::default() })?;
+    let total = all_tensors(&config).iter().filter_map(|t| source.shape(*t)).map(|(n, k)| n as u64 * k as u64).sum();
+    let writer =
+        PackedWriter::create(out, PackedOptions { zstd_level: options.zstd_level, ..PackedOptions::default() })?;
     let mut importer = Importer { source, options, progress, writer, done: 0, total };
     let mut calibrator = match &options.calibrate {
         Some(text) => Some(Calibrator::new(source, text, options)?),
@@ -132,7 +129,9 @@ pub fn import(
     let mut layers = Vec::new();
     for l in 0..config.num_hidden_layers {
         let layer = LayerIdx(l);
-        for t in [LayerTensor::AttnNorm, LayerTensor::FfnNorm, LayerTensor::QkvBias, LayerTensor::QNorm, LayerTensor::KNorm] {
+        for t in
+            [LayerTensor::AttnNorm, LayerTensor::FfnNorm, LayerTensor::QkvBias, LayerTensor::QNorm, LayerTensor::KNorm]
+        {
             importer.vector(TensorName::Layer(layer, t))?;
         }
         if let Some(calibrator) = &mut calibrator {
@@ -201,9 +200,7 @@ fn block_rows(k: usize) -> usize {
 }
 
 fn shape(source: &dyn ModelSource, name: TensorName) -> Result<(usize, usize), RuntimeError> {
-    source
-        .shape(name)
-        .ok_or_else(|| RuntimeError::Schedule(format!("the model to import has no tensor `{name}`")))
+    source.shape(name).ok_or_else(|| RuntimeError::Schedule(format!("the model to import has no tensor `{name}`")))
 }
 
 fn read_vector(source: &dyn ModelSource, name: TensorName) -> Result<Vec<f32>, RuntimeError> {
@@ -238,7 +235,9 @@ impl<'a> Calibrator<'a> {
         let ids = match Tokenizer::new(source.tokenizer())? {
             Some(tokenizer) => tokenizer.encode(text, Special::Plain)?,
             // A model without text (random weights): any tokens show the range of its activations.
-            None => (0..1024u32).map(|i| coexec_model::TokenId(i.wrapping_mul(2_654_435_761) % config.vocab_size)).collect(),
+            None => {
+                (0..1024u32).map(|i| coexec_model::TokenId(i.wrapping_mul(2_654_435_761) % config.vocab_size)).collect()
+            }
         };
         let ids = &ids[..ids.len().min(options.calibration_tokens)];
         if ids.is_empty() {
@@ -353,7 +352,14 @@ impl<'a> Calibrator<'a> {
         let mut calibration = calibrate::calibrate_input(input, weights.k);
         calibrate::clip(input, calibration.input_scale);
         let mut seen_by_npu = vec![0.0; output.len()];
-        coexec_cpu::linear(&self.ctx(), &weights.panels(&weights.tiles()), input, tokens, &mut seen_by_npu, &mut scratch)?;
+        coexec_cpu::linear(
+            &self.ctx(),
+            &weights.panels(&weights.tiles()),
+            input,
+            tokens,
+            &mut seen_by_npu,
+            &mut scratch,
+        )?;
         self.scratch = scratch;
         calibration.output_scales = calibrate::output_scales(&seen_by_npu, &self.config.linear_parts(kind));
         let mut hot = Vec::new();

@@ -27,7 +27,7 @@ pub mod weights;
 
 pub use engine::Engine;
 pub use error::RuntimeError;
-pub use generate::{FinishReason, Generation, GenerateRequest};
+pub use generate::{FinishReason, GenerateRequest, Generation};
 pub use kv::KvDtype;
 pub use model::Model;
 pub use options::{EngineOptions, NpuChoice};

@@ -7,10 +7,7 @@ use crate::{
     weights::{Weight, WeightState, panel_tensors, plan_states},
 };
 use coexec_cpu::RopeTable;
-use coexec_model::{
-    Calibration, DecoderConfig, LayerIdx, LayerTensor, LinearKind, TensorName,
-    packed::PackedFile,
-};
+use coexec_model::{Calibration, DecoderConfig, LayerIdx, LayerTensor, LinearKind, TensorName, packed::PackedFile};
 use parking_lot::RwLock;
 use std::{collections::HashMap, sync::Arc};
 

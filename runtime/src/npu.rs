@@ -4,7 +4,7 @@
 use crate::{Model, RuntimeError};
 use coexec_model::{LayerIdx, LinearKind, TensorName, WeightFormat, layout};
 use coexec_npu::{
-    BlockRows, Bindings, DeviceProfile, GraphId, NpuContext, NpuDevice, WeightError, WeightSource,
+    Bindings, BlockRows, DeviceProfile, GraphId, NpuContext, NpuDevice, WeightError, WeightSource,
     decoder::{NpuWeights, SplitOptions, graph_name, split_context},
     profile,
     sim::{FaultPlan, SimDevice, SimOptions, SimTiming},
@@ -40,12 +40,8 @@ impl PreparedNpu {
         let _entered = span.enter();
         let calibration = model.calibration().ok_or(RuntimeError::NotCalibrated)?;
         let config = model.config();
-        let options = SplitOptions {
-            name: "split",
-            chunk_lens: &[chunk_len],
-            weights: npu_weights(model),
-            layers: None,
-        };
+        let options =
+            SplitOptions { name: "split", chunk_lens: &[chunk_len], weights: npu_weights(model), layers: None };
         let spec = split_context(config, calibration, &options)?;
         let options = SimOptions {
             profile: self::profile(profile)?,
@@ -60,7 +56,9 @@ impl PreparedNpu {
                 let find = |kind| {
                     let name = graph_name(kind, LayerIdx(l), chunk_len);
                     context.graph(&name).ok_or_else(|| {
-                        RuntimeError::Schedule(format!("the device prepared no graph `{name}`; this is a bug of coexec"))
+                        RuntimeError::Schedule(format!(
+                            "the device prepared no graph `{name}`; this is a bug of coexec"
+                        ))
                     })
                 };
                 Ok([find(LinearKind::Qkv)?, find(LinearKind::O)?, find(LinearKind::GateUp)?, find(LinearKind::Down)?])

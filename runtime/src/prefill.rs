@@ -6,5 +6,5 @@ pub mod buffers;
 pub mod plan;
 pub mod run;
 
-pub use plan::{Chunk, PlanOptions, Placement, PrefillPlan, Stage, StageTask};
+pub use plan::{Chunk, Placement, PlanOptions, PrefillPlan, Stage, StageTask};
 pub use run::{LogitsWanted, PrefillOptions, PrefillOutput};

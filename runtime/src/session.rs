@@ -4,10 +4,7 @@ use crate::{
     Engine, RuntimeError,
     kv::KvCache,
     layer::{self, ForwardScratch},
-    prefill::{
-        LogitsWanted, PrefillOptions, PrefillOutput, plan,
-        run::Runner,
-    },
+    prefill::{LogitsWanted, PrefillOptions, PrefillOutput, plan, run::Runner},
 };
 use coexec_cpu::Ctx;
 use coexec_model::TokenId;

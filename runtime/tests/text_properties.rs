@@ -65,7 +65,7 @@ proptest! {
         let text = text.replace('▁', "");
         let ids = SPM.encode(&text, Special::Plain).unwrap();
         let decoded = SPM.decode_with_special(&ids).unwrap();
-        prop_assert_eq!(Some(&decoded), SPM.decode_by_library(&ids, false).as_ref());
+        prop_assert_eq!(Some(decoded.clone()), SPM.decode_by_library(&ids, false));
         prop_assert_eq!(pieces(TextStream::with_special(&SPM), &ids).concat(), decoded);
     }
 
@@ -195,10 +195,7 @@ fn errors_say_what_is_wrong() {
     };
     assert!(fail("{").starts_with("tokenizer.json cannot be used"));
     assert!(fail("[1, 2]").starts_with("tokenizer.json cannot be used"));
-    let wordpiece = SMALL[0].replacen(
-        "\"decoder\": {",
-        "\"decoder\": {\"type\": \"WordPiece\", \"prefix\": \"##\", \"cleanup\": true}, \"was\": {",
-        1,
-    );
-    assert_ne!(wordpiece, SMALL[0]);
+    let mut json: serde_json::Value = serde_json::from_str(&SMALL[1]).unwrap();
+    json["decoder"] = serde_json::json!({"type": "WordPiece", "prefix": "##", "cleanup": true});
+    assert!(fail(&json.to_string()).contains("a decoder of type WordPiece"));
 }

@@ -186,7 +186,10 @@ fn deviation(v: &[f64]) -> f64 {
 fn cpu_info() -> String {
     std::fs::read_to_string("/proc/cpuinfo")
         .ok()
-        .and_then(|s| s.lines().find_map(|l| l.strip_prefix("model name").map(|r| r.trim_start_matches(['\t', ' ', ':']).to_owned())))
+        .and_then(|s| {
+            s.lines()
+                .find_map(|l| l.strip_prefix("model name").map(|r| r.trim_start_matches(['\t', ' ', ':']).to_owned()))
+        })
         .unwrap_or_else(|| std::env::consts::ARCH.to_owned())
 }
 
@@ -227,8 +230,7 @@ fn markdown(rows: &[Row]) -> String {
             format!("{:.2} ± {:.2}", row.avg_ts, row.stddev_ts),
         ]);
     }
-    let widths: Vec<usize> =
-        (0..7).map(|c| table.iter().map(|r| r[c].chars().count()).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..7).map(|c| table.iter().map(|r| r[c].chars().count()).max().unwrap_or(0)).collect();
     let mut out = String::new();
     for (i, row) in table.iter().enumerate() {
         let cells: Vec<String> = row
@@ -251,7 +253,10 @@ fn markdown(rows: &[Row]) -> String {
         }
     }
     if let Some(row) = rows.first() {
-        out.push_str(&format!("\nbuild: {}, kernels: {}, policy: {}, chunk {}\n", row.build_commit, row.kernels, row.policy, row.n_batch));
+        out.push_str(&format!(
+            "\nbuild: {}, kernels: {}, policy: {}, chunk {}\n",
+            row.build_commit, row.kernels, row.policy, row.n_batch
+        ));
     }
     out
 }
@@ -260,8 +265,12 @@ fn csv(rows: &[Row]) -> anyhow::Result<String> {
     let mut out = String::new();
     for (i, row) in rows.iter().enumerate() {
         let json = serde_json::to_value(row)?;
-        let fields: Vec<_> =
-            json.as_object().context("a row is an object")?.iter().filter(|(k, _)| !k.starts_with("samples_")).collect();
+        let fields: Vec<_> = json
+            .as_object()
+            .context("a row is an object")?
+            .iter()
+            .filter(|(k, _)| !k.starts_with("samples_"))
+            .collect();
         if i == 0 {
             out.push_str(&fields.iter().map(|(k, _)| k.as_str()).collect::<Vec<_>>().join(","));
             out.push('\n');

@@ -50,7 +50,8 @@ pub(crate) fn eval(args: &EvalArgs, cancel: &CancelToken) -> anyhow::Result<()> 
         EvalCommand::Perplexity { text, window, engine, format } => {
             let text = read_text(text)?;
             let opened = engine.engine()?;
-            let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template("{bar:32} {pos}/{len} windows {eta}")?);
+            let bar =
+                ProgressBar::new(0).with_style(ProgressStyle::with_template("{bar:32} {pos}/{len} windows {eta}")?);
             let result = eval::perplexity(&opened, &text, *window, cancel, &mut |done, total| {
                 bar.set_length(total as u64);
                 bar.set_position(done as u64);
@@ -102,10 +103,9 @@ fn write_npz(path: &Path, ids: &[i64], logits: &[f32], vocab: usize) -> anyhow::
     let mut zipped = io::Cursor::new(Vec::new());
     let mut zip = zip::ZipWriter::new(&mut zipped);
     let options = zip::write::SimpleFileOptions::default();
-    for (name, data) in [
-        ("ids.npy", npy(&[ids.len() as u64], ids)?),
-        ("logits.npy", npy(&[ids.len() as u64, vocab as u64], logits)?),
-    ] {
+    for (name, data) in
+        [("ids.npy", npy(&[ids.len() as u64], ids)?), ("logits.npy", npy(&[ids.len() as u64, vocab as u64], logits)?)]
+    {
         zip.start_file(name, options)?;
         zip.write_all(&data)?;
     }

@@ -78,9 +78,8 @@ pub(crate) fn random_model(args: &RandomModelArgs, cancel: &CancelToken) -> anyh
 }
 
 fn pack(source: &dyn source::ModelSource, out: &Path, options: &ImportOptions) -> anyhow::Result<()> {
-    let bar = ProgressBar::new(0).with_style(
-        ProgressStyle::with_template("{bar:32} {percent:>3} %  {msg}  {elapsed}")?.progress_chars("━━╌"),
-    );
+    let bar = ProgressBar::new(0)
+        .with_style(ProgressStyle::with_template("{bar:32} {percent:>3} %  {msg}  {elapsed}")?.progress_chars("━━╌"));
     let mut progress = |p: ImportProgress| {
         bar.set_length(p.total);
         bar.set_position(p.done);

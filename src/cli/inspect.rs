@@ -47,7 +47,15 @@ fn text(file: &PackedFile, args: &InspectArgs) -> Result<String, std::fmt::Error
     let (s, c) = (file.summary(), file.config());
     let mib = |b: u64| b as f64 / f64::from(1 << 20);
     let mut out = String::new();
-    writeln!(out, "{}  {:.2} MiB, version {}, layout {}, by {}", file.label(), mib(s.file_bytes), s.version, s.layout, s.producer)?;
+    writeln!(
+        out,
+        "{}  {:.2} MiB, version {}, layout {}, by {}",
+        file.label(),
+        mib(s.file_bytes),
+        s.version,
+        s.layout,
+        s.producer
+    )?;
     writeln!(out, "content      {:016x}{}", s.content_hash, if args.verify { ", every checksum holds" } else { "" })?;
     writeln!(
         out,
@@ -86,7 +94,11 @@ fn text(file: &PackedFile, args: &InspectArgs) -> Result<String, std::fmt::Error
         Some(cal) => writeln!(out, "calibration  on {} tokens: runs on the NPU", cal.tokens)?,
         None => writeln!(out, "calibration  none: runs on the CPU only (import with --calibrate)")?,
     }
-    writeln!(out, "\n{:<10} {:>8} {:>14} {:>11} {:>11} {:>7}", "kind", "tensors", "elements", "raw MiB", "file MiB", "ratio")?;
+    writeln!(
+        out,
+        "\n{:<10} {:>8} {:>14} {:>11} {:>11} {:>7}",
+        "kind", "tensors", "elements", "raw MiB", "file MiB", "ratio"
+    )?;
     for (kind, t) in s.kinds.iter().chain([(&"total".to_owned(), &s.total)]) {
         writeln!(
             out,
@@ -99,7 +111,11 @@ fn text(file: &PackedFile, args: &InspectArgs) -> Result<String, std::fmt::Error
         )?;
     }
     if args.tensors {
-        writeln!(out, "\n{:<24} {:<10} {:>8} {:>8} {:>6} {:>12} {:>7}", "tensor", "kind", "n", "k", "tiles", "file bytes", "ratio")?;
+        writeln!(
+            out,
+            "\n{:<24} {:<10} {:>8} {:>8} {:>6} {:>12} {:>7}",
+            "tensor", "kind", "n", "k", "tiles", "file bytes", "ratio"
+        )?;
         for t in &s.tensors {
             writeln!(
                 out,

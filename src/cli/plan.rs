@@ -59,7 +59,12 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<()> {
         let padding = if plan.placement.name() == "split" { plan.chunk_len - c.tokens } else { 0 };
         println!("  chunk {i}: positions {}..{}, {padding} rows of padding", c.start_pos, c.start_pos + c.tokens);
     }
-    println!("\ntasks {} (NPU {}, CPU {})", plan.graph.len(), plan.graph.count_on(Processor::Npu), plan.graph.count_on(Processor::Cpu));
+    println!(
+        "\ntasks {} (NPU {}, CPU {})",
+        plan.graph.len(),
+        plan.graph.count_on(Processor::Npu),
+        plan.graph.count_on(Processor::Cpu)
+    );
     let mut stages: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     for (task, id) in plan.tasks.iter().zip(plan.graph.task_ids()) {
         let processor = if plan.graph.task(id).processor == Processor::Npu { "NPU" } else { "CPU" };

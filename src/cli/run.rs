@@ -9,7 +9,7 @@ use coexec::{
         prefill::PrefillOutput,
         text::{ChatTemplate, Message, RenderOptions},
     },
-    scheduler::{TraceMeta, TimelineOptions, write_chrome_trace, write_timeline_svg},
+    scheduler::{TimelineOptions, TraceMeta, write_chrome_trace, write_timeline_svg},
 };
 use serde::Serialize;
 use std::{
@@ -132,11 +132,8 @@ impl RunArgs {
 /// The model's own template around a system and a user message.
 fn chat_prompt(engine: &Engine, system: Option<&str>, user: &str) -> anyhow::Result<String> {
     let data = engine.model().file().tokenizer();
-    let messages: Vec<Message> = system
-        .map(|text| Message::new("system", text))
-        .into_iter()
-        .chain([Message::new("user", user)])
-        .collect();
+    let messages: Vec<Message> =
+        system.map(|text| Message::new("system", text)).into_iter().chain([Message::new("user", user)]).collect();
     let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::for_model(data) };
     Ok(ChatTemplate::of_model(data, "default")?.render(&messages, &options)?)
 }
@@ -210,8 +207,12 @@ pub(crate) fn tell_a_tale(cancel: &CancelToken) -> anyhow::Result<()> {
     let generation = generate(&engine, &request, true)?;
     println!("\n\n{}", summary(&engine, &generation, request.prompt.len()));
     println!("\nTry next:");
-    println!("  coexec run \"The little rabbit\" --seed 3 --timeline timeline.svg    another tale, and a picture of its prefill");
-    println!("  coexec simulate --prompt-len 1024                                    the schedule of a long prompt on a phone, policy by policy");
+    println!(
+        "  coexec run \"The little rabbit\" --seed 3 --timeline timeline.svg    another tale, and a picture of its prefill"
+    );
+    println!(
+        "  coexec simulate --prompt-len 1024                                    the schedule of a long prompt on a phone, policy by policy"
+    );
     Ok(())
 }
 

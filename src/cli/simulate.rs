@@ -7,7 +7,7 @@ use coexec::{
     PolicyKind,
     model::{DecoderConfig, random},
     npu::DeviceProfile,
-    runtime::prefill::{PlanOptions, Placement, plan as planner, plan::StageCosts},
+    runtime::prefill::{Placement, PlanOptions, plan as planner, plan::StageCosts},
     scheduler::{
         Processor, SimulatedProfile, TimelineOptions, TraceMeta, bounds::lower_bound, simulate as run_virtual,
         write_chrome_trace, write_timeline_svg,
@@ -82,14 +82,15 @@ pub(crate) fn simulate(args: &SimulateArgs) -> anyhow::Result<()> {
         anyhow::bail!("option --cpu-workers = {}: use 1 … 256", args.cpu_workers);
     }
     if args.prompt_len > 1 << 20 || !(1..=8192).contains(&args.chunk_len) {
-        anyhow::bail!("options --prompt-len {} and --chunk-len {}: at most 1048576 and 8192", args.prompt_len, args.chunk_len);
+        anyhow::bail!(
+            "options --prompt-len {} and --chunk-len {}: at most 1048576 and 8192",
+            args.prompt_len,
+            args.chunk_len
+        );
     }
     let device = args.device()?;
-    let source = format!(
-        "NPU: {}; {}",
-        device.timing.map_or("", coexec::npu::TimingModel::source),
-        StageCosts::CPU_SOURCE
-    );
+    let source =
+        format!("NPU: {}; {}", device.timing.map_or("", coexec::npu::TimingModel::source), StageCosts::CPU_SOURCE);
     let options = PlanOptions {
         placement: Placement::Split,
         chunk_len: args.chunk_len,
@@ -121,7 +122,8 @@ pub(crate) fn simulate(args: &SimulateArgs) -> anyhow::Result<()> {
             write_file(path, |out| write_chrome_trace(&plan.graph, report, out, meta))?;
         }
         if let Some(path) = &args.timeline {
-            let options = TimelineOptions { title: title.clone(), simulated: Some(label.clone()), ..TimelineOptions::default() };
+            let options =
+                TimelineOptions { title: title.clone(), simulated: Some(label.clone()), ..TimelineOptions::default() };
             write_file(path, |out| write_timeline_svg(&plan.graph, report, out, &options))?;
         }
     }
@@ -151,7 +153,10 @@ pub(crate) fn simulate(args: &SimulateArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     println!("simulated: {title}, profile {}", label.name);
-    println!("{:<14} {:>12} {:>8} {:>10} {:>10} {:>10} {:>12}", "policy", "makespan ms", "bubbles", "NPU ms", "CPU ms", "tok/s", "over bound");
+    println!(
+        "{:<14} {:>12} {:>8} {:>10} {:>10} {:>10} {:>12}",
+        "policy", "makespan ms", "bubbles", "NPU ms", "CPU ms", "tok/s", "over bound"
+    );
     for (policy, r) in &rows {
         println!(
             "{:<14} {:>12.1} {:>7.1}% {:>10.1} {:>10.1} {:>10.0} {:>11.1}%",

@@ -49,7 +49,11 @@ impl NpuBuffers {
     ///
     /// # Errors
     /// Those of `alloc`.
-    pub fn allocate<E>(&mut self, kind: LinearKind, alloc: impl FnOnce() -> Result<Bindings, E>) -> Result<&Bindings, E> {
+    pub fn allocate<E>(
+        &mut self,
+        kind: LinearKind,
+        alloc: impl FnOnce() -> Result<Bindings, E>,
+    ) -> Result<&Bindings, E> {
         let slot = &mut self.bindings[kind.index()];
         Ok(match slot {
             Some(bindings) => bindings,

@@ -129,8 +129,7 @@ impl StageCosts {
     }
 
     fn npu_linear_ns(&self, m: usize, n: usize, k: usize) -> f64 {
-        let shape =
-            LinearShape { m, k, n, activation: Dtype::U8, weights: WeightEncoding::PerChannelI8 };
+        let shape = LinearShape { m, k, n, activation: Dtype::U8, weights: WeightEncoding::PerChannelI8 };
         estimate_linear_us(&self.npu, shape).map_or_else(
             // A profile without timing: the paper's NPU is about five times its CPU.
             || m as f64 * n as f64 * k as f64 * self.cpu_ns_per_mac / 20.0,

@@ -11,7 +11,7 @@ use super::{
 };
 use minijinja::{
     Environment, Error, ErrorKind, State, Value, filters, functions, tests,
-    value::{FunctionArgs, FunctionResult, Kwargs, Rest, ValueKind},
+    value::{FunctionArgs, FunctionResult, Kwargs, Rest, ValueKind, ValueOrKwargs},
 };
 use std::sync::{
     Arc,
@@ -209,7 +209,8 @@ fn wrap<F, R, A>(
 {
     let filter = Value::from_function(filter);
     let budget = Arc::clone(budget);
-    environment.add_filter(name, move |state: &mut State<'_, '_>, args: Rest<Value>| {
+    environment.add_filter(name, move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
+        let args = args.into_values();
         if let Some((input, rest)) = args.split_first() {
             charge_input(&budget, input)?;
             rest.iter().try_for_each(|arg| budget.charge_deep(arg))?;
@@ -235,7 +236,8 @@ fn install_tests(environment: &mut Environment<'_>, budget: &Arc<Budget>) {
     for (names, test) in all {
         for &name in names {
             let (budget, test) = (Arc::clone(budget), test.clone());
-            environment.add_test(name, move |state: &mut State<'_, '_>, args: Rest<Value>| {
+            environment.add_test(name, move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
+                let args = args.into_values();
                 args.iter().try_for_each(|arg| budget.charge_deep(arg))?;
                 test.call(state, &args).map(|v| v.is_true())
             });
@@ -254,14 +256,16 @@ fn install_functions(environment: &mut Environment<'_>, budget: &Arc<Budget>, no
         [("namespace", Value::from_function(functions::namespace)), ("dict", Value::from_function(functions::dict))]
     {
         let own = Arc::clone(budget);
-        environment.add_function(name, move |state: &mut State<'_, '_>, args: Rest<Value>| {
+        environment.add_function(name, move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
+            let args = args.into_values();
             args.iter().try_for_each(|arg| own.charge_deep(arg))?;
             function.call(state, &args)
         });
     }
     let own = Arc::clone(budget);
     let range = Value::from_function(functions::range);
-    environment.add_function("range", move |state: &mut State<'_, '_>, args: Rest<Value>| {
+    environment.add_function("range", move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
+        let args = args.into_values();
         let result = range.call(state, &args)?;
         own.charge_shallow(&result)?;
         Ok::<_, Error>(result)
