@@ -141,7 +141,7 @@ pub fn store_kv(
     pages: &mut dyn KvPagesMut,
 ) -> Result<(), CpuError> {
     let width = shape.kv_heads * shape.head_dim;
-    let m = if width == 0 { 0 } else { k.len() / width };
+    let m = k.len().checked_div(width).unwrap_or(0);
     check_len("store_kv: k [m, kv_heads · head_dim]", m.checked_mul(width), k.len())?;
     check_len("store_kv: v like k", Some(k.len()), v.len())?;
     let mut row = 0;

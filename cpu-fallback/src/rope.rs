@@ -91,7 +91,7 @@ impl RopeTable {
 fn frequencies(config: &DecoderConfig) -> Result<Vec<f64>, CpuError> {
     let bad = |what, value: String, why| Err(CpuError::Argument { what, value, why });
     let half = config.head_dim as usize / 2;
-    if half == 0 || config.head_dim % 2 != 0 || half > 1 << 16 {
+    if half == 0 || !config.head_dim.is_multiple_of(2) || half > 1 << 16 {
         return bad("rope: head_dim", config.head_dim.to_string(), "an even number from 2 to 131072");
     }
     let theta = f64::from(config.rope_theta);

@@ -22,7 +22,9 @@ pub fn top_k(logits: &[f32], k: usize) -> Option<Vec<(usize, f32)>> {
     if logits.iter().any(|v| v.is_nan()) {
         return None;
     }
-    let order = |a: &(usize, f32), b: &(usize, f32)| b.1.partial_cmp(&a.1).expect("no NaN").then(a.0.cmp(&b.0));
+    let order = |a: &(usize, f32), b: &(usize, f32)| {
+        b.1.partial_cmp(&a.1).unwrap_or(std::cmp::Ordering::Equal).then(a.0.cmp(&b.0))
+    };
     let mut all: Vec<(usize, f32)> = logits.iter().copied().enumerate().collect();
     if k < all.len() {
         if k > 0 {

@@ -20,7 +20,7 @@ impl ChannelRows for Rows {
             .take(1)
             .find_map(|at| self.w.get(at..at + self.n))
             .ok_or_else(|| TileError::new(format!("no channel {channel}")))?;
-        if channel % 2 == 0 {
+        if channel.is_multiple_of(2) {
             return Ok(row);
         }
         scratch.clear();
@@ -33,7 +33,7 @@ impl ChannelRows for Rows {
 fn activations(numbers: &mut Numbers, count: usize) -> Vec<f32> {
     let mut x = numbers.floats(count);
     for v in &mut x {
-        if numbers.next() % 40 == 0 {
+        if numbers.next().is_multiple_of(40) {
             *v *= 60.0;
         }
     }

@@ -7,6 +7,11 @@
 //! A [`Kernels`] cannot be made outside this module, and the ones here are only handed out after the CPU's features were
 //! checked: having one is the proof that its instructions exist.
 
+// Register tiles are arrays of arrays indexed by row, panel and half alike: an index says more than an iterator there.
+#![allow(clippy::needless_range_loop, reason = "several arrays of a register tile are indexed together")]
+// `$m` is a macro's constant, 1 in the last use.
+#![allow(clippy::int_plus_one, reason = "tile heights come from macros")]
+
 mod args;
 mod disjoint;
 mod generic;
@@ -30,7 +35,7 @@ use std::sync::OnceLock;
 struct Table {
     int_linear: unsafe fn(&IntLinearArgs<'_>, &mut Block<'_, f32>),
     float_linear: unsafe fn(&FloatLinearArgs<'_>, &mut Block<'_, f32>),
-    quantize_groups: unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i32]),
+    quantize_groups: QuantizeGroups,
     quantize_u8: unsafe fn(&[f32], f32, &mut [u8]) -> bool,
     gemm_u8s8: unsafe fn(&GemmU8S8Args<'_>, &mut Block<'_, i32>),
     axpy: unsafe fn(f32, &[f32], &mut [f32]),
@@ -40,6 +45,9 @@ struct Table {
     silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
     rope: unsafe fn(&mut [f32], &[f32], &[f32]),
 }
+
+/// Quantises a row: activations, then codes, scales and sums of codes of its groups.
+type QuantizeGroups = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i32]);
 
 /// A set of kernels for one instruction set.
 pub struct Kernels {

@@ -161,5 +161,5 @@ pub(in crate::kernels) fn transpose(from: KvSlice<'_>, hd: usize, to: &mut [f32]
 
 /// See [`AttnPageArgs`].
 pub(in crate::kernels) fn attn_page(args: &mut AttnPageArgs<'_>) {
-    attn_page_with(args, transpose, |from, to| super::float::widen(from, to));
+    attn_page_with(args, transpose, super::float::widen);
 }

@@ -143,7 +143,7 @@ pub(in crate::kernels) fn quantize_u8(x: &[f32], scale: f32, codes: &mut [u8]) -
     let mut inside = true;
     for (code, v) in codes.iter_mut().zip(x) {
         let q = (v / scale).round_ties_even() + 128.0;
-        inside &= (q >= 0.0) & (q <= 255.0);
+        inside &= (0.0..=255.0).contains(&q);
         let q = if q.is_nan() { 128.0 } else { q };
         let q = if q < 0.0 { 0.0 } else { q };
         let q = if q > 255.0 { 255.0 } else { q };

@@ -34,6 +34,9 @@ const Q8: u8 = 0;
 const Q4: u8 = 1;
 const Q4S: u8 = 2;
 
+/// How far ahead weights are prefetched for a lone row.
+const PREFETCH_BYTES: usize = 2048;
+
 /// A panel's parts, for pointer access.
 #[derive(Clone, Copy)]
 struct Panel {
@@ -60,7 +63,17 @@ unsafe fn int_tile<const F: u8, const M: usize, const P: usize>(
     let nibble = _mm512_set1_epi8(0xF);
     let group_bytes = if F == Q8 { 512 } else { 256 };
     for g in 0..groups {
+        if M == 1 {
+            // One row is bound by memory: stay ahead of the hardware's prefetcher, which stops at page ends.
+            for p in 0..P {
+                for line in 0..group_bytes / 64 {
+                    let ahead = panels[p].codes.wrapping_add(g * group_bytes + line * 64 + PREFETCH_BYTES);
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                }
+            }
+        }
         let mut dots = [[_mm512_setzero_si512(); P]; M];
+        let mut dots2 = dots;
         for m in 0..M {
             // SAFETY: `m < M`, `g < groups`.
             let sum = unsafe { *sums.add(m * groups + g) };
@@ -99,7 +112,12 @@ unsafe fn int_tile<const F: u8, const M: usize, const P: usize>(
                     let (x, y) = (_mm512_set1_epi32(x), _mm512_set1_epi32(y));
                     for p in 0..P {
                         dots[m][p] = _mm512_dpbusd_epi32(dots[m][p], w[p], x);
-                        dots[m][p] = _mm512_dpbusd_epi32(dots[m][p], high[p], y);
+                        // A lone row has registers to spare for a second, shorter chain.
+                        if M == 1 {
+                            dots2[m][p] = _mm512_dpbusd_epi32(dots2[m][p], high[p], y);
+                        } else {
+                            dots[m][p] = _mm512_dpbusd_epi32(dots[m][p], high[p], y);
+                        }
                     }
                 }
             }
@@ -124,7 +142,8 @@ unsafe fn int_tile<const F: u8, const M: usize, const P: usize>(
             // SAFETY: `m < M`, `g < groups`.
             let sx = _mm512_set1_ps(unsafe { *scales.add(m * groups + g) });
             for p in 0..P {
-                let dot = _mm512_cvtepi32_ps(dots[m][p]);
+                let dot = if M == 1 { _mm512_add_epi32(dots[m][p], dots2[m][p]) } else { dots[m][p] };
+                let dot = _mm512_cvtepi32_ps(dot);
                 acc[m][p] = match F {
                     Q8 => _mm512_fmadd_ps(dot, sx, acc[m][p]),
                     // Below 2^24: the product is exact.
