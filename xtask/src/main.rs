@@ -68,12 +68,23 @@ fn run(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// All tests; skipped ones are counted, each with its reason.
 fn test(args: &[String]) -> anyhow::Result<()> {
+    let skips = std::env::temp_dir().join(format!("coexec-skips-{}", std::process::id()));
     let mut command = cargo(&["test", "--workspace"]);
+    command.env("COEXEC_SKIP_LOG", &skips);
     if !args.is_empty() {
         command.arg("--").args(args);
     }
-    run(&mut command)
+    let result = run(&mut command);
+    let skipped = std::fs::read_to_string(&skips).unwrap_or_default();
+    // The list is printed below; a temporary file that stays behind harms nobody.
+    let _ = std::fs::remove_file(&skips);
+    println!("{} tests skipped", skipped.lines().count());
+    for line in skipped.lines() {
+        println!("  {line}");
+    }
+    result
 }
 
 fn check() -> anyhow::Result<()> {

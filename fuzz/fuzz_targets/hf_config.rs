@@ -1,0 +1,6 @@
+//! Fuzzes config.json: an error or a value, never a panic, a hang or an absurd allocation.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let _ = coexec_model::source::hf::parse_config(data);
+});

@@ -1,0 +1,6 @@
+//! Fuzzes the header of a safetensors file: an error or a value, never a panic, a hang or an absurd allocation.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    let _ = coexec_model::source::hf::parse_safetensors(data);
+});

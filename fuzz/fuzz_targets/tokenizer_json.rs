@@ -1,0 +1,6 @@
+//! Fuzzes tokenizer.json and what it does to text: an error or a value, never a panic, a hang or an absurd allocation.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    coexec_runtime::text::fuzz_tokenizer(data);
+});

@@ -1,0 +1,239 @@
+//! The command line as a user meets it: output, errors of one line, exit codes, Ctrl-C.
+
+mod support;
+
+use std::{
+    fs,
+    io::Read as _,
+    path::Path,
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+use support::{demo_dir, root, skip};
+
+fn coexec(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coexec"));
+    command.args(args).env_remove("COEXEC_LOG").stdin(Stdio::null());
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    coexec(args).output().expect("coexec starts")
+}
+
+fn ok(args: &[&str]) -> String {
+    let out = run(args);
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).expect("UTF-8")
+}
+
+/// Asserts an error of one line with exit code 1 that contains every word.
+fn fails(args: &[&str], words: &[&str]) {
+    let out = run(args);
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{args:?}: {stderr}");
+    assert_eq!(stderr.lines().filter(|l| !l.is_empty()).count(), 1, "{args:?}: one line, not {stderr}");
+    assert!(stderr.starts_with("error: "), "{stderr}");
+    for word in words {
+        assert!(stderr.contains(word), "{args:?}: `{word}` is not in {stderr}");
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8 path")
+}
+
+#[test]
+fn alone_it_tells_a_tale_with_numbers_and_what_to_try() {
+    let out = ok(&[]);
+    for words in ["Once upon a time", "prefill", "decode", "NPU      sim", "coexec run", "coexec simulate"] {
+        assert!(out.contains(words), "{words}: {out}");
+    }
+}
+
+#[test]
+fn json_has_the_promised_fields() {
+    let out = ok(&["run", "Once upon a time", "--greedy", "--max-tokens", "12", "--format", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&out).expect("one JSON object");
+    assert_eq!(json["tokens"].as_array().map(Vec::len), Some(12));
+    assert_eq!(json["prompt_tokens"], 4);
+    assert!(json["text"].as_str().is_some_and(|t| !t.is_empty()));
+    let stats = &json["stats"];
+    for number in ["ttft_ms", "prefill_tokens_per_s", "decode_tokens_per_s", "npu_busy_ms", "cpu_busy_ms", "chunks", "peak_rss_bytes"] {
+        assert!(stats[number].as_f64().is_some_and(|v| v > 0.0), "{number}: {stats}");
+    }
+    assert!(stats["bubble_rate"].is_null(), "the simulated NPU is untimed");
+    assert_eq!(stats["npu_device"], "sim");
+    assert_eq!(stats["ran_elsewhere"], serde_json::json!([]));
+}
+
+#[test]
+fn the_same_seed_tells_the_same_tale() {
+    let tale = |seed| ok(&["run", "A little bear", "--temp", "0.9", "--seed", seed, "--max-tokens", "30"]);
+    assert_eq!(tale("5"), tale("5"));
+    assert_ne!(tale("5"), tale("6"));
+}
+
+#[test]
+fn traces_timelines_plans_and_simulations_are_written() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (trace, svg) = (dir.path().join("t.json"), dir.path().join("t.svg"));
+    ok(&["run", "Hello", "--max-tokens", "2", "--chunk-len", "32", "--trace", text(&trace), "--timeline", text(&svg)]);
+    let trace: serde_json::Value = serde_json::from_slice(&fs::read(&trace).expect("trace")).expect("JSON");
+    assert!(trace["traceEvents"].as_array().is_some_and(|e| e.len() > 50));
+    assert!(fs::read_to_string(&svg).expect("timeline").starts_with("<svg"));
+    let plan: serde_json::Value =
+        serde_json::from_str(&ok(&["plan", "--prompt-len", "100", "--chunk-len", "32", "--format", "json"])).expect("JSON");
+    assert_eq!(plan["chunks"].as_array().map(Vec::len), Some(4));
+    let simulated = ok(&["simulate", "--prompt-len", "512"]);
+    assert!(simulated.contains("simulated") && simulated.contains("staggered") && simulated.contains("source: "));
+    assert!(ok(&["inspect", "--verify"]).contains("every checksum holds"));
+    let bench = ok(&["bench", "-p", "16", "-n", "4", "-r", "2", "-o", "md"]);
+    assert!(bench.contains("| model") && bench.contains("pp16") && bench.contains("tg4"), "{bench}");
+    for format in ["csv", "json", "jsonl"] {
+        let out = ok(&["bench", "-p", "8", "-n", "0", "-r", "1", "-o", format]);
+        assert!(out.contains("avg_ts") && out.contains("n_prompt"), "{out}");
+    }
+}
+
+#[test]
+fn logits_are_written_as_npz() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let out = dir.path().join("logits.npz");
+    ok(&["eval", "logits", "--prompt", "Once upon a time", "--out", text(&out), "--npu", "none"]);
+    let golden = support::Golden::read(&out);
+    assert_eq!((golden.ids.len(), golden.vocab, golden.logits.len()), (4, 4096, 4 * 4096));
+}
+
+#[test]
+fn wrong_arguments_exit_with_2() {
+    for args in [&["run", "--no-such-flag"][..], &["nonsense"], &["run", "a", "--prompt-file", "b"], &["run", "a", "--max-tokens", "-1"]] {
+        assert_eq!(run(args).status.code(), Some(2), "{args:?}");
+    }
+}
+
+#[test]
+fn wrong_values_and_missing_files_are_named() {
+    fails(&["run", "a", "--model", "/no/such/model.coexec"], &["/no/such/model.coexec", "No such file"]);
+    fails(&["run", ""], &["prompt is empty"]);
+    fails(&["run", "--prompt-file", "/no/such/prompt"], &["/no/such/prompt"]);
+    fails(&["run", "a", "--npu", "tpu"], &["--npu", "tpu", "sim, none or auto"]);
+    fails(&["run", "a", "--policy", "best"], &["best", "npu-stall"]);
+    fails(&["run", "a", "--chunk-len", "0"], &["--chunk-len"]);
+    fails(&["run", "a", "--prune", "7"], &["--prune"]);
+    fails(&["run", "a", "--kernels", "sse9"], &["sse9", "reference"]);
+    fails(&["run", "a", "--temp", "NaN"], &["temperature"]);
+    fails(&["import", "/no/such/model", "/tmp/x.coexec"], &["/no/such/model"]);
+    fails(&["random-model", "gpt-9", "/tmp/x.coexec"], &["gpt-9", "qwen2.5-0.5b"]);
+    fails(&["--log", "a=b=c", "run", "a"], &["log filter"]);
+    let long = "word ".repeat(5000);
+    fails(&["run", &long], &["context", "2048"]);
+    fails(&["eval", "perplexity", "--text", text(&root().join("Cargo.lock")), "--window", "1"], &["--window"]);
+}
+
+#[test]
+fn damaged_models_are_refused_in_one_line() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("damaged.coexec");
+    let whole = fs::read(demo_dir().join("demo.coexec")).expect("the packed demo model");
+    for len in [0, 1, 64, 127, 128, 5000, whole.len() / 2, whole.len() - 1] {
+        fs::write(&path, &whole[..len]).expect("write");
+        fails(&["run", "a", "--model", text(&path)], &["damaged.coexec"]);
+    }
+    for at in [0, 9, 40, 100, whole.len() / 3, whole.len() / 2, whole.len() - 40] {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 0x10;
+        fs::write(&path, flipped).expect("write");
+        fails(&["run", "a", "--model", text(&path)], &["damaged.coexec"]);
+    }
+}
+
+#[test]
+fn damaged_sources_are_refused_in_one_line() {
+    let out = tempfile::tempdir().expect("a temporary directory");
+    let target = out.path().join("out.coexec");
+    let tiny = root().join("tests/data/tiny/llama");
+    let broken = |file: &str, change: &dyn Fn(Vec<u8>) -> Vec<u8>, words: &[&str]| {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        for name in ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+            fs::copy(tiny.join(name), dir.path().join(name)).expect("copy");
+        }
+        let bytes = fs::read(dir.path().join(file)).expect("read");
+        fs::write(dir.path().join(file), change(bytes)).expect("write");
+        fails(&["import", text(dir.path()), text(&target)], words);
+        assert!(!target.exists(), "no unfinished file is left");
+    };
+    broken("model.safetensors", &|b| b[..b.len() / 2].to_vec(), &["model.safetensors"]);
+    broken("model.safetensors", &|mut b| { b[3] ^= 0xFF; b }, &["model.safetensors"]);
+    broken("tokenizer.json", &|b| b[..b.len() / 2].to_vec(), &["tokenizer"]);
+    broken("config.json", &|b| b[..b.len() / 2].to_vec(), &["config.json"]);
+    for (key, value) in [("num_hidden_layers", "1000000000000"), ("vocab_size", "-5"), ("hidden_size", "0"), ("rms_norm_eps", "\"x\"")] {
+        broken(
+            "config.json",
+            &|b| {
+                let mut json: serde_json::Value = serde_json::from_slice(&b).expect("JSON");
+                json[key] = serde_json::from_str(value).expect("JSON");
+                json.to_string().into_bytes()
+            },
+            &["config.json", key],
+        );
+    }
+    let gguf = fs::read(tiny.join("llama-F32.gguf")).expect("a GGUF");
+    let path = out.path().join("cut.gguf");
+    for len in [3, 10, 200, gguf.len() / 2] {
+        fs::write(&path, &gguf[..len]).expect("write");
+        fails(&["import", text(&path), text(&target)], &["cut.gguf"]);
+    }
+}
+
+#[test]
+fn unwritable_and_full_outputs_are_errors() {
+    fails(&["import", text(&demo_dir()), "/no/such/dir/out.coexec"], &["/no/such/dir"]);
+    fails(&["run", "a", "--max-tokens", "1", "--trace", "/no/such/dir/t.json"], &["/no/such/dir"]);
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mount = |args: &[&str]| Command::new("mount").args(args).arg(dir.path()).output().is_ok_and(|o| o.status.success());
+    if !mount(&["-t", "tmpfs", "-o", "size=256k", "tmpfs"]) {
+        skip("cli::unwritable_and_full_outputs_are_errors", "cannot mount a small tmpfs to fill");
+        return;
+    }
+    let out = dir.path().join("out.coexec");
+    let result = std::panic::catch_unwind(|| {
+        fails(&["import", text(&demo_dir()), text(&out)], &["out.coexec", "space"]);
+        assert_eq!(fs::read_dir(dir.path()).expect("dir").count(), 0, "no unfinished file is left");
+    });
+    assert!(Command::new("umount").arg(dir.path()).status().is_ok_and(|s| s.success()), "umount");
+    if let Err(panic) = result {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Starts coexec, sends SIGINT after `after`, and returns its exit code and output.
+fn interrupted(args: &[&str], after: Duration) -> (Option<i32>, String) {
+    let mut child = coexec(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("coexec starts");
+    std::thread::sleep(after);
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().is_ok_and(|s| s.success()));
+    let start = Instant::now();
+    let mut stderr = String::new();
+    child.stderr.take().expect("piped").read_to_string(&mut stderr).expect("UTF-8");
+    let status = child.wait().expect("it ends");
+    assert!(start.elapsed() < Duration::from_secs(60), "Ctrl-C must end it soon");
+    (status.code(), stderr)
+}
+
+#[test]
+fn ctrl_c_ends_import_and_run_cleanly() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let out = dir.path().join("out.coexec");
+    // Large enough to be under way for many seconds.
+    let (code, stderr) = interrupted(&["random-model", "llama3.2-3b", text(&out)], Duration::from_millis(1500));
+    assert_eq!(code, Some(130), "{stderr}");
+    assert!(stderr.contains("cancelled"), "{stderr}");
+    assert_eq!(fs::read_dir(dir.path()).expect("dir").count(), 0, "no unfinished file is left");
+    // A generation keeps what it has told.
+    let (code, stderr) = interrupted(
+        &["run", "Once upon a time", "--max-tokens", "2000", "--ignore-eos", "--kernels", "reference", "--npu", "none"],
+        Duration::from_millis(700),
+    );
+    assert!(matches!(code, Some(0 | 130)), "{stderr}");
+    assert!(code == Some(130) || stderr.contains("ended by Ctrl-C"), "{stderr}");
+}
