@@ -1,7 +1,7 @@
 //! Everything the CPU computes: kernels per instruction set, float operations, attention, shadow matmul, thread pool.
 //!
-//! The crate knows numbers, not models: [`linear`] multiplies by a packed tensor wherever its tiles come from
-//! ([`TileSource`]), [`attend`] reads K/V pages wherever they live ([`KvPages`]), [`shadow`] gathers float rows from
+//! The crate knows numbers, not models: [`linear()`] multiplies by a packed tensor wherever its tiles come from
+//! ([`TileSource`]), [`attend`] reads K/V pages wherever they live ([`KvPages`]), [`shadow()`] gathers float rows from
 //! whoever has them ([`ChannelRows`]). The runtime owns all memory and decides what runs when.
 //!
 //! # Determinism

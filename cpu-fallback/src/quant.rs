@@ -10,7 +10,7 @@ use crate::{
 use coexec_model::layout::{GROUP, padded_k};
 
 /// Groups whose largest magnitude is below this are stored as zeros: their scale would not be a normal float.
-pub(crate) const GROUP_ABSMAX_MIN: f32 = f32::MIN_POSITIVE * 128.0;
+pub const GROUP_ABSMAX_MIN: f32 = f32::MIN_POSITIVE * 128.0;
 
 /// Quantised rows; buffers are reused.
 #[derive(Debug, Default)]

@@ -3,12 +3,6 @@
 /// Instantiates the portable row operations with a set's target features.
 macro_rules! portable {
     ($features:literal) => {
-        /// See [`generic::quantize_groups`].
-        #[target_feature(enable = $features)]
-        pub(in crate::kernels) fn quantize_groups(x: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
-            crate::kernels::generic::quantize_groups(x, codes, scales, sums);
-        }
-
         /// See [`generic::quantize_u8`].
         #[target_feature(enable = $features)]
         pub(in crate::kernels) fn quantize_u8(x: &[f32], scale: f32, codes: &mut [u8]) -> bool {
