@@ -100,7 +100,11 @@ unsafe fn int_tile<const F: u8, const M: usize, const P: usize>(
             for p in 0..P {
                 for line in 0..group_bytes / 64 {
                     let ahead = panels[p].codes.wrapping_add(g * group_bytes + line * 64 + PREFETCH_BYTES);
-                    _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                    #[allow(unused_unsafe, reason = "older compilers call this intrinsic unsafe")]
+                    // SAFETY: a prefetch is a hint; no address can make it fail.
+                    unsafe {
+                        _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                    }
                 }
             }
         }
