@@ -59,7 +59,15 @@ fn json_has_the_promised_fields() {
     assert_eq!(json["prompt_tokens"], 4);
     assert!(json["text"].as_str().is_some_and(|t| !t.is_empty()));
     let stats = &json["stats"];
-    for number in ["ttft_ms", "prefill_tokens_per_s", "decode_tokens_per_s", "npu_busy_ms", "cpu_busy_ms", "chunks", "peak_rss_bytes"] {
+    for number in [
+        "ttft_ms",
+        "prefill_tokens_per_s",
+        "decode_tokens_per_s",
+        "npu_busy_ms",
+        "cpu_busy_ms",
+        "chunks",
+        "peak_rss_bytes",
+    ] {
         assert!(stats[number].as_f64().is_some_and(|v| v > 0.0), "{number}: {stats}");
     }
     assert!(stats["bubble_rate"].is_null(), "the simulated NPU is untimed");
@@ -83,7 +91,8 @@ fn traces_timelines_plans_and_simulations_are_written() {
     assert!(trace["traceEvents"].as_array().is_some_and(|e| e.len() > 50));
     assert!(fs::read_to_string(&svg).expect("timeline").starts_with("<svg"));
     let plan: serde_json::Value =
-        serde_json::from_str(&ok(&["plan", "--prompt-len", "100", "--chunk-len", "32", "--format", "json"])).expect("JSON");
+        serde_json::from_str(&ok(&["plan", "--prompt-len", "100", "--chunk-len", "32", "--format", "json"]))
+            .expect("JSON");
     assert_eq!(plan["chunks"].as_array().map(Vec::len), Some(4));
     let simulated = ok(&["simulate", "--prompt-len", "512"]);
     assert!(simulated.contains("simulated") && simulated.contains("staggered") && simulated.contains("source: "));
@@ -107,7 +116,12 @@ fn logits_are_written_as_npz() {
 
 #[test]
 fn wrong_arguments_exit_with_2() {
-    for args in [&["run", "--no-such-flag"][..], &["nonsense"], &["run", "a", "--prompt-file", "b"], &["run", "a", "--max-tokens", "-1"]] {
+    for args in [
+        &["run", "--no-such-flag"][..],
+        &["nonsense"],
+        &["run", "a", "--prompt-file", "b"],
+        &["run", "a", "--max-tokens", "-1"],
+    ] {
         assert_eq!(run(args).status.code(), Some(2), "{args:?}");
     }
 }
@@ -155,7 +169,9 @@ fn damaged_sources_are_refused_in_one_line() {
     let tiny = root().join("tests/data/tiny/llama");
     let broken = |file: &str, change: &dyn Fn(Vec<u8>) -> Vec<u8>, words: &[&str]| {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        for name in ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        for name in
+            ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+        {
             fs::copy(tiny.join(name), dir.path().join(name)).expect("copy");
         }
         let bytes = fs::read(dir.path().join(file)).expect("read");
@@ -164,10 +180,19 @@ fn damaged_sources_are_refused_in_one_line() {
         assert!(!target.exists(), "no unfinished file is left");
     };
     broken("model.safetensors", &|b| b[..b.len() / 2].to_vec(), &["model.safetensors"]);
-    broken("model.safetensors", &|mut b| { b[3] ^= 0xFF; b }, &["model.safetensors"]);
+    broken(
+        "model.safetensors",
+        &|mut b| {
+            b[3] ^= 0xFF;
+            b
+        },
+        &["model.safetensors"],
+    );
     broken("tokenizer.json", &|b| b[..b.len() / 2].to_vec(), &["tokenizer"]);
     broken("config.json", &|b| b[..b.len() / 2].to_vec(), &["config.json"]);
-    for (key, value) in [("num_hidden_layers", "1000000000000"), ("vocab_size", "-5"), ("hidden_size", "0"), ("rms_norm_eps", "\"x\"")] {
+    for (key, value) in
+        [("num_hidden_layers", "1000000000000"), ("vocab_size", "-5"), ("hidden_size", "0"), ("rms_norm_eps", "\"x\"")]
+    {
         broken(
             "config.json",
             &|b| {
@@ -191,7 +216,8 @@ fn unwritable_and_full_outputs_are_errors() {
     fails(&["import", text(&demo_dir()), "/no/such/dir/out.coexec"], &["/no/such/dir"]);
     fails(&["run", "a", "--max-tokens", "1", "--trace", "/no/such/dir/t.json"], &["/no/such/dir"]);
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let mount = |args: &[&str]| Command::new("mount").args(args).arg(dir.path()).output().is_ok_and(|o| o.status.success());
+    let mount =
+        |args: &[&str]| Command::new("mount").args(args).arg(dir.path()).output().is_ok_and(|o| o.status.success());
     if !mount(&["-t", "tmpfs", "-o", "size=256k", "tmpfs"]) {
         skip("cli::unwritable_and_full_outputs_are_errors", "cannot mount a small tmpfs to fill");
         return;

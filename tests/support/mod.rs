@@ -23,28 +23,28 @@ use std::{
 };
 
 /// The project's root.
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// The demo model's Hugging Face directory.
-pub fn demo_dir() -> PathBuf {
+pub(crate) fn demo_dir() -> PathBuf {
     root().join("models/demo")
 }
 
 /// The text that quality is judged on; calibration has not seen it.
-pub fn valid_text() -> String {
+pub(crate) fn valid_text() -> String {
     fs::read_to_string(root().join("tests/data/valid.txt")).expect("tests/data/valid.txt")
 }
 
 /// The text that calibration sees.
-pub fn calibration_text() -> String {
+pub(crate) fn calibration_text() -> String {
     fs::read_to_string(root().join("models/demo/calibration.txt")).expect("models/demo/calibration.txt")
 }
 
 /// Real trained models beside the project, when they are there; otherwise the skip is printed and counted by
 /// `cargo xtask test`.
-pub fn shared_models(test: &str) -> Option<PathBuf> {
+pub(crate) fn shared_models(test: &str) -> Option<PathBuf> {
     let dir = root().join("../shared/data/models");
     if dir.is_dir() {
         return Some(dir);
@@ -54,7 +54,7 @@ pub fn shared_models(test: &str) -> Option<PathBuf> {
 }
 
 /// Prints a skip and leaves it where `cargo xtask test` counts it.
-pub fn skip(test: &str, reason: &str) {
+pub(crate) fn skip(test: &str, reason: &str) {
     eprintln!("SKIPPED {test}: {reason}");
     if let Some(log) = std::env::var_os("COEXEC_SKIP_LOG") {
         let file = fs::OpenOptions::new().append(true).create(true).open(log);
@@ -63,14 +63,14 @@ pub fn skip(test: &str, reason: &str) {
 }
 
 /// A golden: token ids and float64-made logits.
-pub struct Golden {
-    pub ids: Vec<TokenId>,
-    pub logits: Vec<f32>,
-    pub vocab: usize,
+pub(crate) struct Golden {
+    pub(crate) ids: Vec<TokenId>,
+    pub(crate) logits: Vec<f32>,
+    pub(crate) vocab: usize,
 }
 
 impl Golden {
-    pub fn read(path: &Path) -> Self {
+    pub(crate) fn read(path: &Path) -> Self {
         let file = fs::File::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let mut zip = zip::ZipArchive::new(file).expect("an npz is a zip");
         let mut entry = |name: &str| {
@@ -88,13 +88,13 @@ impl Golden {
 }
 
 /// A packed model in a temporary directory that lives as long as this.
-pub struct Packed {
+pub(crate) struct Packed {
     _dir: tempfile::TempDir,
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
 impl Packed {
-    pub fn of(source: &dyn ModelSource, weights: WeightFormat, calibrate: Option<String>) -> Self {
+    pub(crate) fn of(source: &dyn ModelSource, weights: WeightFormat, calibrate: Option<String>) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("model.coexec");
         let options = ImportOptions { weights, calibrate, threads: 2, ..ImportOptions::default() };
@@ -102,44 +102,44 @@ impl Packed {
         Self { _dir: dir, path }
     }
 
-    pub fn import(model: &Path, weights: WeightFormat, calibrate: Option<String>) -> Self {
+    pub(crate) fn import(model: &Path, weights: WeightFormat, calibrate: Option<String>) -> Self {
         let source = source::open(model).unwrap_or_else(|e| panic!("{}: {e}", model.display()));
         Self::of(&*source, weights, calibrate)
     }
 
-    pub fn engine(&self, options: EngineOptions) -> Engine {
+    pub(crate) fn engine(&self, options: EngineOptions) -> Engine {
         Engine::new(PackedFile::open(&self.path).expect("our own file"), options).expect("our own file")
     }
 }
 
 /// Options for exactness: everything on the CPU in f32.
-pub fn exact() -> EngineOptions {
+pub(crate) fn exact() -> EngineOptions {
     EngineOptions { npu: NpuChoice::None, kv: KvDtype::F32, threads: 2, ..EngineOptions::default() }
 }
 
 /// The simulated NPU.
-pub fn sim() -> EngineOptions {
+pub(crate) fn sim() -> EngineOptions {
     EngineOptions { npu: NpuChoice::Sim, threads: 2, ..EngineOptions::default() }
 }
 
 /// Logits of every position.
-pub fn all_logits(engine: &Engine, ids: &[TokenId]) -> Vec<f32> {
+pub(crate) fn all_logits(engine: &Engine, ids: &[TokenId]) -> Vec<f32> {
     let options = PrefillOptions { logits: LogitsWanted::All, ..PrefillOptions::default() };
     engine.session().prefill(ids, &options).expect("prefill").logits
 }
 
 /// Index of the largest logit, the first on ties.
-pub fn argmax(logits: &[f32]) -> TokenId {
+pub(crate) fn argmax(logits: &[f32]) -> TokenId {
     let best = (0..logits.len()).fold(0, |b, i| if logits[i] > logits[b] { i } else { b });
     TokenId(best as u32)
 }
 
 /// A source whose attention and feed-forward norms have some channels' gains multiplied by `factor` and the matching
 /// inputs of the next linears divided by it: exactly the same function, with activation outliers.
-pub struct Amplified<S> {
-    pub inner: S,
-    pub channels: Vec<usize>,
-    pub factor: f32,
+pub(crate) struct Amplified<S> {
+    pub(crate) inner: S,
+    pub(crate) channels: Vec<usize>,
+    pub(crate) factor: f32,
 }
 
 impl<S: AsRef<dyn ModelSource> + Send + Sync> ModelSource for Amplified<S> {
