@@ -17,7 +17,7 @@ static TOKENIZERS: LazyLock<Vec<Tokenizer>> = LazyLock::new(|| {
     [
         "models/demo/tokenizer.json",
         "tests/data/tokenizer/llama3-like.tokenizer.json",
-        "tests/data/tiny/smollm/tokenizer.json",
+        "tests/data/tokenizer/gpt2-like.tokenizer.json",
     ]
     .map(load)
     .into()

@@ -105,6 +105,9 @@ fn hostile_templates_end() {
         "{{ 'a' * 100000000 }}",
         "{% for i in range(1000) %}{% set x = ['a' * 10000 * 10000] %}{% endfor %}",
         "{% set ns = namespace(l=[]) %}{% for i in range(5000) %}{% set ns.l = ns.l + ['a' * 10000 * 10000] %}{% endfor %}",
+        "{% for i in range(1000) %}{% set x = 'a' * 10 ** 8 %}{% endfor %}",
+        "{% for i in range(1000) %}{% set x = 10000 * 10000 * 'a' %}{% endfor %}",
+        "{% for i in range(1000) %}{% set x = 10000 * (1 * 10000) * ('a' * 1) %}{% endfor %}",
         "{{ '%1000000000s' | format('a') }}",
         "{{ '%*s' | format(1000000000, 'a') }}",
         "{{ '{:1000000000}'.format('a') }}",
@@ -134,7 +137,6 @@ fn hostile_templates_end() {
             "{% set ns.s = [ns.s] | string %}",
             "{% set ns.s = ns.s | indent(ns.s|length) ~ '\n' ~ ns.s %}",
             "{% set x %}{{ ns.s }}{{ ns.s }}{% endset %}{% set ns.s = x %}",
-            "{% set ns.s = (ns.s, ns.s) | sum %}",
             "{% set ns.l = [ns.l, ns.l] %}",
             "{% set ns.l = (ns.l, ns.l) %}",
             "{% set ns.l = {'a': ns.l, 'b': ns.l} %}",
@@ -145,19 +147,28 @@ fn hostile_templates_end() {
             "{% set ns.l = ns.l | zip(ns.l) | list %}",
             "{% set ns.l = ns.l | chain(ns.l) | list %}",
             "{% set ns.l = ns.l, ns.l %}",
-            "{% set in = ns.s %}{% set ns.s = in ~ in %}",
+            "{% set ns.s = (ns.s if true else '') ~ ns.s[:] %}",
         ]
         .map(grow),
     );
-    for source in &templates {
-        if let Ok(text) = render(source) {
-            assert!(text.len() < 1 << 20, "{source}: {} bytes", text.len());
+    let known = [
+        "too much",
+        "too large",
+        "too deeply",
+        "steps",
+        "number above",
+        "recursion",
+        "repeated string",
+        "unknown method",
+    ];
+    let unexpected = templates.iter().filter_map(|source| match render(source) {
+        Ok(text) => Some(format!("{source}: {} bytes", text.len())),
+        Err(error) => {
+            let why = error.to_string();
+            (!known.iter().any(|k| why.contains(k))).then(|| format!("{source}: {why}"))
         }
-    }
-    // Most of them must fail, and say why.
-    let failed = templates.iter().filter_map(|source| render(source).err()).map(|e| e.to_string());
-    let reasons: Vec<String> = failed.collect();
-    assert!(reasons.len() + 6 > templates.len(), "{} of {}: {reasons:#?}", reasons.len(), templates.len());
+    });
+    assert_eq!(unexpected.collect::<Vec<_>>(), Vec::<String>::new());
     assert!(ChatTemplate::new(&"x".repeat(2 << 20)).is_err());
     let deep = format!("{{{{ {}1{} }}}}", "(".repeat(50_000), ")".repeat(50_000));
     assert!(ChatTemplate::new(&deep).is_err());
@@ -251,7 +262,7 @@ fn expression() -> impl Strategy<Value = String> {
             1 => prop::collection::vec(inner.clone(), 0..3).prop_map(|items| format!("[{}]", items.join(", "))),
             1 => (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("{{'k': {a}, 'j': {b}}}")),
             1 => (inner.clone(), inner.clone(), inner.clone()).prop_map(|(a, b, c)| format!("({a} if {b} else {c})")),
-            1 => inner.clone().prop_map(|a| format!("{a} is defined")),
+            1 => inner.clone().prop_map(|a| format!("({a} is defined)")),
             1 => inner.clone().prop_map(|a| format!("({a}) | list | length")),
             1 => inner.prop_map(|a| format!("[{a}, 1][0:1]")),
         ]

@@ -9,7 +9,7 @@ const SMALLEST_EXPONENT: f64 = -1000.0;
 /// `x = k·ln 2 + r` with `|r| ≤ ln 2 / 2` (Cody and Waite's split constant), then the Taylor series of degree 13.
 pub(super) fn exp_nonpositive(x: f64) -> f64 {
     // 33 bits: k·LN2_HIGH is exact for every k that occurs.
-    const LN2_HIGH: f64 = 0.693_147_180_369_123_816_49;
+    const LN2_HIGH: f64 = 0.693_147_180_369_123_8;
     const LN2_LOW: f64 = 1.908_214_929_270_587_7e-10;
     let k = (x * std::f64::consts::LOG2_E).round_ties_even();
     if k.is_nan() || k < SMALLEST_EXPONENT {

@@ -7,14 +7,14 @@
 use super::{
     CivilTime,
     python::{self, JsonStyle, MAX_VALUE_DEPTH, Text},
-    rewrite::CHARGE,
+    rewrite::{CHARGE, FACTOR},
 };
 use minijinja::{
     Environment, Error, ErrorKind, State, Value, filters, functions, tests,
     value::{FunctionArgs, FunctionResult, Kwargs, Rest, ValueKind, ValueOrKwargs},
 };
 use std::sync::{
-    Arc,
+    Arc, Mutex, PoisonError,
     atomic::{AtomicU64, Ordering},
 };
 
@@ -37,12 +37,23 @@ const MAX_COUNT: i64 = 10_000;
 #[derive(Debug)]
 pub(super) struct Budget {
     left_bytes: AtomicU64,
+    /// The products that are being computed, innermost last.
+    products: Mutex<Vec<Product>>,
+}
+
+/// A chain of `*`, as far as its factors are known.
+#[derive(Clone, Copy, Debug)]
+struct Product {
+    /// Bytes of the text or list that is repeated; 0 while there are only numbers.
+    repeated_bytes: u64,
+    times: u64,
 }
 
 impl Budget {
     pub(super) fn new(input_bytes: usize) -> Arc<Self> {
         let scaled = (input_bytes as u64).saturating_mul(BYTES_PER_INPUT_BYTE);
-        Arc::new(Self { left_bytes: AtomicU64::new(BASE_BYTES.saturating_add(scaled)) })
+        let left_bytes = AtomicU64::new(BASE_BYTES.saturating_add(scaled));
+        Arc::new(Self { left_bytes, products: Mutex::new(Vec::new()) })
     }
 
     fn charge(&self, bytes: u64) -> Result<(), Error> {
@@ -76,6 +87,38 @@ impl Budget {
                 self.charge_nested(&value.get_item(&key)?, depth + 1)
             }),
             _ => Ok(()),
+        }
+    }
+
+    /// Charges a factor of a product with itself and with how often it is repeated.
+    ///
+    /// `place` is where it stands in the chain of factors (see [`rewrite`](super::rewrite)). The factors of a chain
+    /// are computed one after another, chains inside of them first: a stack of chains is enough.
+    fn charge_factor(&self, value: &Value, place: &str) -> Result<(), Error> {
+        let before = self.left_bytes();
+        self.charge_deep(value)?;
+        let value_bytes = before.saturating_sub(self.left_bytes());
+        let mut products = self.products.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut product = match place {
+            "first" | "first_power" => Product { repeated_bytes: 0, times: 1 },
+            // A chain that begins with something else than a value (`a is defined * 'b'`) is refused.
+            _ => products.pop().unwrap_or(Product { repeated_bytes: 1, times: u64::MAX }),
+        };
+        if !value.is_number() {
+            product.repeated_bytes = product.repeated_bytes.saturating_add(value_bytes);
+        } else if place.ends_with("_power") {
+            product.times = u64::MAX;
+        } else if value.is_integer() {
+            let times = value.as_i64().map_or(u64::MAX, i64::unsigned_abs);
+            product.times = product.times.saturating_mul(times.max(1));
+        }
+        if !place.starts_with("last") {
+            products.push(product);
+        }
+        if product.repeated_bytes > 0 {
+            self.charge(product.repeated_bytes.saturating_mul(product.times))
+        } else {
+            Ok(())
         }
     }
 
@@ -134,6 +177,8 @@ fn install_output(environment: &mut Environment<'_>, budget: &Arc<Budget>) {
     });
     let own = Arc::clone(budget);
     environment.add_filter(CHARGE, move |value: Value| own.charge_deep(&value).map(|()| value));
+    let own = Arc::clone(budget);
+    environment.add_filter(FACTOR, move |value: Value, place: &str| own.charge_factor(&value, place).map(|()| value));
 }
 
 fn install_filters(environment: &mut Environment<'_>, budget: &Arc<Budget>) {

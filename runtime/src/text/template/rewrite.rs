@@ -11,6 +11,9 @@
 /// Name of the filter that counts.
 pub(super) const CHARGE: &str = "charge__";
 
+/// Name of the filter that counts a factor of a product: `'a' * 1000 * 1000` makes more than its operands are.
+pub(super) const FACTOR: &str = "factor__";
+
 /// Brackets nested deeper than this are refused by the engine's parser anyway.
 const MAX_DEPTH: usize = 256;
 
@@ -91,7 +94,7 @@ fn tokens<'a>(inside: &'a str, end: &str) -> (Vec<Token<'a>>, &'a str) {
     while let Some(first) = rest.chars().next() {
         let unsigned = rest.strip_prefix(['-', '+']).unwrap_or(rest);
         let ends = depth <= 0 && unsigned.starts_with(end);
-        let until = |stop: &dyn Fn(char) -> bool| rest.find(|c| stop(c)).unwrap_or(rest.len());
+        let until = |stop: &dyn Fn(char) -> bool| rest.find(stop).unwrap_or(rest.len());
         let (kind, length) = match first {
             _ if ends => (Kind::Space, rest.len() - unsigned.len() + end.len()),
             '-' | '+' if tokens.is_empty() => (Kind::Space, 1),
@@ -235,7 +238,8 @@ impl<'a, 'o> Rewriter<'a, 'o> {
         }
         // Whether a value must come next: then words like `in` are names, as for the engine.
         let mut wants_operand = true;
-        let mut after_operator = false;
+        // The binary operator before the next value.
+        let mut operator = None;
         while let Some((at, token)) = self.next(self.at, end) {
             self.copy_to(at);
             let is_operand = match token.kind {
@@ -247,17 +251,17 @@ impl<'a, 'o> Rewriter<'a, 'o> {
                 let operand_end = self.operand_end(at, end);
                 self.operand(operand_end, depth);
                 let follows = self.next(operand_end, end).map(|(_, t)| t.text);
-                let before_operator = follows.is_some_and(|t| is_operator(t) || t == "not");
-                if self.charge && follows != Some("=") && (context.literal || after_operator || before_operator) {
-                    self.out.push('|');
-                    self.out.push_str(CHARGE);
+                if self.charge && follows != Some("=") {
+                    self.count(operator.take(), follows.unwrap_or(""), context.literal);
                 }
-                (wants_operand, after_operator) = (false, false);
+                (wants_operand, operator) = (false, None);
                 continue;
             }
             // A sign in front of a value belongs to it.
             let sign_of_operand = wants_operand && matches!(token.text, "-" | "+");
-            after_operator = is_operator(token.text) && !sign_of_operand || sign_of_operand && after_operator;
+            if !sign_of_operand {
+                operator = Some(token.text).filter(|t| is_operator(t));
+            }
             // `not` after a value is half of `not in`.
             wants_operand |= token.text != "not";
             self.copy();
@@ -267,6 +271,26 @@ impl<'a, 'o> Rewriter<'a, 'o> {
             }
         }
         self.copy_to(end);
+    }
+
+    /// Writes the filter that an operand between two operators needs.
+    fn count(&mut self, before: Option<&str>, after: &str, literal: bool) {
+        let before = before.unwrap_or("");
+        let power = before == "**" || after == "**";
+        let place = match (before, after) {
+            ("*", "*") => "middle",
+            ("*", _) => "last",
+            (_, "*") => "first",
+            _ if literal || is_operator(before) || is_operator(after) || after == "not" => {
+                self.out.push('|');
+                self.out.push_str(CHARGE);
+                return;
+            }
+            _ => return,
+        };
+        // What a power is worth is not known from its operands.
+        let place = if power { format!("{place}_power") } else { place.to_owned() };
+        self.out.push_str(&format!("|{FACTOR}('{place}')"));
     }
 
     /// Copies the targets of a block: the names that it sets.
@@ -386,13 +410,17 @@ mod tests {
             ("{{ {'a': {'b': '}}'}} }}", "{{ {'a'|C: {'b'|C: '}}'|C}|C} }}"),
             (
                 "{# a ~ b #}{ a ~ b }{% raw %}{{ a ~ b }}{%- endraw %}{{a*2}}",
-                "{# a ~ b #}{ a ~ b }{% raw %}{{ a ~ b }}{%- endraw %}{{a|C*2|C}}",
+                "{# a ~ b #}{ a ~ b }{% raw %}{{ a ~ b }}{%- endraw %}{{a|F('first')*2|F('last')}}",
+            ),
+            (
+                "{{ a * -b * c + d ** e * f }}",
+                "{{ a|F('first') * -b|F('middle') * c|F('last') + d|C ** e|F('first_power') * f|F('last') }}",
             ),
             ("{{ 'it\\'s' + 1e-5 }}", "{{ 'it\\'s'|C + 1e-5|C }}"),
             ("{%- generation -%}a{% endgeneration +%}", "{%- if true -%}a{% endif +%}"),
             ("{{ generation }}", "{{ generation }}"),
         ] {
-            assert_eq!(rewrite(source, true).replace(CHARGE, "C"), expected);
+            assert_eq!(rewrite(source, true).replace(CHARGE, "C").replace(FACTOR, "F"), expected);
             if !source.contains("endgeneration") {
                 assert_eq!(rewrite(source, false), source);
             }
