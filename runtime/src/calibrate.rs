@@ -71,14 +71,12 @@ pub fn calibrate_input(x: &[f32], k: usize) -> LinearCalibration {
     order.sort_by_key(|c| (std::cmp::Reverse(clips[*c]), *c));
     let all: u64 = clips.iter().sum();
     let mut covered: u64 = (0..k).filter(|c| hot[*c]).map(|c| clips[c]).sum();
-    let mut count = outstanding.len();
-    for c in order {
-        if covered as f64 >= HOT_COVERAGE * all as f64 || count >= limit {
+    for c in order.into_iter().take(limit.saturating_sub(outstanding.len())) {
+        if covered as f64 >= HOT_COVERAGE * all as f64 {
             break;
         }
         hot[c] = true;
         covered += clips[c];
-        count += 1;
     }
     let hot_channels = (0..k as u32).filter(|c| hot[*c as usize]).collect();
     LinearCalibration { input_scale: scale, output_scales: Vec::new(), hot_channels, importance: (lost / total) as f32 }

@@ -128,15 +128,11 @@ impl Session {
                 Err(e) => return Err(e),
             }
         };
-        if finish_reason != FinishReason::Stop {
-            if let Some(stream) = &mut stream {
-                let rest = stream.finish()?;
-                let result = stop.push(&rest);
-                emit(&result.emit, &mut text);
-                if !result.stopped {
-                    let rest = stop.flush();
-                    emit(&rest, &mut text);
-                }
+        if let Some(stream) = stream.as_mut().filter(|_| finish_reason != FinishReason::Stop) {
+            let result = stop.push(&stream.finish()?);
+            emit(&result.emit, &mut text);
+            if !result.stopped {
+                emit(&stop.flush(), &mut text);
             }
         }
         let ttft = ttft.unwrap_or(prefill_time);

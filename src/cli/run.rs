@@ -226,13 +226,10 @@ fn generate(engine: &Engine, request: &GenerateRequest, stream: bool) -> anyhow:
     let mut failed = None;
     let mut session = engine.session();
     let generation = session.generate(request, &mut |piece| {
-        if stream && failed.is_none() {
-            if let Err(e) = print_piece(piece) {
-                // Nobody reads any more: end the generation, not the process.
-                request.cancel.cancel();
-                failed = Some(e);
-            }
-        }
+        let Some(Err(e)) = (stream && failed.is_none()).then(|| print_piece(piece)) else { return };
+        // Nobody reads any more: end the generation, not the process.
+        request.cancel.cancel();
+        failed = Some(e);
     });
     if let Some(e) = failed {
         return Err(e).context("cannot write to stdout");

@@ -294,16 +294,16 @@ pub fn plan(
         let embed = b.add(Stage::Embed, 0, i, c, embed_before.as_slice());
         embed_before = Some(embed);
         let mut before = vec![embed];
-        for l in 0..layers {
+        for (l, kv_writes) in kv_writes.iter_mut().enumerate() {
             let attn_in = b.add(Stage::AttnIn, l, i, c, &before);
             let qkv = b.linear(LinearKind::Qkv, l, i, c, attn_in);
             let kv_write = b.add(Stage::KvWrite, l, i, c, &qkv);
-            kv_writes[l].push(kv_write);
+            kv_writes.push(kv_write);
             before = vec![kv_write];
             if l + 1 == layers && !b.whole {
                 break;
             }
-            let attend = b.add(Stage::Attend, l, i, c, &kv_writes[l].clone());
+            let attend = b.add(Stage::Attend, l, i, c, kv_writes);
             let o = b.linear(LinearKind::O, l, i, c, attend);
             let ffn_in = b.add(Stage::FfnIn, l, i, c, &o);
             let gate_up = b.linear(LinearKind::GateUp, l, i, c, ffn_in);
