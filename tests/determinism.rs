@@ -43,7 +43,7 @@ fn options(npu: NpuChoice, chunk_len: usize) -> EngineOptions {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn chunking_threads_policy_and_timing_do_not_matter(
@@ -71,6 +71,20 @@ proptest! {
         for npu in [NpuChoice::Sim, NpuChoice::None] {
             let one_shot = logits(&WINDOWED, options(npu, 256), &prompt);
             prop_assert_eq!(logits(&WINDOWED, options(npu, chunk_len), &prompt), one_shot);
+        }
+    }
+}
+
+#[test]
+fn long_prompts_in_chunks_of_32_64_and_256_equal_one_shot() {
+    let prompt = tokens(3 * 256 + 1, 4096, 21);
+    for npu in [NpuChoice::Sim, NpuChoice::None] {
+        let one_shot = logits(&DEMO[0], options(npu, 1024), &prompt);
+        for chunk_len in [32, 64, 256] {
+            for policy in PolicyKind::ALL {
+                let changed = EngineOptions { policy, ..options(npu, chunk_len) };
+                assert_eq!(logits(&DEMO[0], changed, &prompt), one_shot, "chunk_len {chunk_len}, {policy}");
+            }
         }
     }
 }

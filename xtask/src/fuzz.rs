@@ -2,7 +2,38 @@
 
 use crate::root;
 use anyhow::{Context as _, bail};
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
+
+/// Which test data each target begins with: the end of a file's name.
+const SEEDS: &[(&str, &str)] = &[
+    ("packed_file", ".coexec"),
+    ("gguf", ".gguf"),
+    ("safetensors", ".safetensors"),
+    ("hf_config", "config.json"),
+    ("tokenizer_json", "tokenizer.json"),
+    ("chat_template", ".json"),
+];
+
+/// Copies matching test data into a corpus. libFuzzer drops what brings nothing new.
+fn seed(target: &str, corpus: &Path) -> anyhow::Result<()> {
+    let Some((_, end)) = SEEDS.iter().find(|(name, _)| *name == target) else { return Ok(()) };
+    let from = if target == "chat_template" { "tests/data/chat" } else { "tests/data/tiny" };
+    let mut folders = vec![root().join(from), root().join("fuzz/seeds").join(target)];
+    let mut count = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.to_str().is_some_and(|p| p.ends_with(end)) {
+                count += 1;
+                let to = corpus.join(format!("seed-{count}"));
+                fs::copy(&path, &to).with_context(|| format!("cannot copy {}", path.display()))?;
+            }
+        }
+    }
+    Ok(())
+}
 
 /// Names of the targets.
 fn targets() -> anyhow::Result<Vec<String>> {
@@ -28,14 +59,11 @@ pub(crate) fn run(seconds: u64, only: Option<&str>) -> anyhow::Result<()> {
         targets.retain(|t| t == only);
     }
     for target in &targets {
-        let seeds = root().join("fuzz/seeds").join(target);
         let corpus = root().join("fuzz/corpus").join(target);
         fs::create_dir_all(&corpus).with_context(|| format!("cannot create {}", corpus.display()))?;
+        seed(target, &corpus)?;
         let mut command = Command::new("cargo");
         command.args(["+nightly", "fuzz", "run", target]).arg(&corpus);
-        if seeds.is_dir() {
-            command.arg(&seeds);
-        }
         let limits = [format!("-max_total_time={seconds}"), "-rss_limit_mb=2048".into(), "-timeout=10".into()];
         command.arg("--").args(limits).current_dir(root());
         crate::run(&mut command)?;
