@@ -99,7 +99,8 @@ mod tests {
 
     #[test]
     fn refuses_what_has_no_meaning_and_names_it() {
-        let bad: [(&str, fn(&mut SamplerOptions, f32), &[f32]); 4] = [
+        type Set = fn(&mut SamplerOptions, f32);
+        let bad: [(&str, Set, &[f32]); 4] = [
             ("temperature", |o, v| o.temperature = v, &[-0.1, f32::NAN, f32::INFINITY]),
             ("top_p", |o, v| o.top_p = v, &[-0.1, 1.1, f32::NAN, f32::INFINITY]),
             ("min_p", |o, v| o.min_p = v, &[-0.1, 1.1, f32::NAN, f32::NEG_INFINITY]),

@@ -141,7 +141,10 @@ pub(super) fn install(environment: &mut Environment<'_>, budget: &Arc<Budget>, n
         check_growth(&own, method, value, args)?;
         own.charge_shallow(value)?;
         args.iter().try_for_each(|arg| own.charge_deep(arg))?;
-        let result = minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)?;
+        let result = match python::text_method(value, method, args)? {
+            Some(result) => result,
+            None => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)?,
+        };
         own.charge_shallow(&result)?;
         Ok(result)
     });
@@ -164,7 +167,7 @@ fn install_output(environment: &mut Environment<'_>, budget: &Arc<Budget>) {
     });
     let own = Arc::clone(budget);
     environment.add_filter("string", move |value: Value| match value.as_str() {
-        Some(_) => Ok(value),
+        Some(text) => own.charge(text.len() as u64).map(|()| value),
         None => to_text(&own, &value).map(Value::from),
     });
     let own = Arc::clone(budget);
@@ -363,7 +366,9 @@ fn check_growth(budget: &Budget, name: &str, input: &Value, args: &[Value]) -> R
             budget.charge(count.saturating_mul(arguments.max(32)))
         }
         // Lists of short texts: each costs more than its characters.
-        "split" | "list" | "lines" | "splitlines" => budget.charge((text.len() as u64).saturating_mul(VALUE_BYTES)),
+        "split" | "rsplit" | "list" | "lines" | "splitlines" => {
+            budget.charge((text.len() as u64).saturating_mul(VALUE_BYTES))
+        }
         _ => Ok(()),
     }
 }

@@ -2,7 +2,7 @@
 
 use minijinja::{
     Error, ErrorKind, Value,
-    value::{Kwargs, ValueKind},
+    value::{Kwargs, ValueKind, from_args},
 };
 
 /// Deeper values are refused: a namespace can contain itself.
@@ -105,6 +105,44 @@ fn write_quoted(out: &mut Text, text: &str) -> Result<(), Error> {
     }
     out.push(&text[plain..])?;
     out.push(quote)
+}
+
+/// Methods of `str` that the engine's own set lacks; `None` for all others.
+pub(super) fn text_method(value: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+    let Some(text) = value.as_str() else { return Ok(None) };
+    let parts = |found: Option<(&str, &str)>, at_end: bool| {
+        let separator: (&str,) = from_args(args)?;
+        let parts = match found {
+            Some((head, tail)) => [head, separator.0, tail],
+            None if at_end => ["", "", text],
+            None => [text, "", ""],
+        };
+        Ok(Some(Value::from(parts.map(Value::from).to_vec())))
+    };
+    match method {
+        "removeprefix" => {
+            let (prefix,): (&str,) = from_args(args)?;
+            Ok(Some(text.strip_prefix(prefix).unwrap_or(text).into()))
+        }
+        "removesuffix" => {
+            let (suffix,): (&str,) = from_args(args)?;
+            Ok(Some(text.strip_suffix(suffix).unwrap_or(text).into()))
+        }
+        "partition" => parts(args.first().and_then(Value::as_str).and_then(|s| text.split_once(s)), false),
+        "rpartition" => parts(args.first().and_then(Value::as_str).and_then(|s| text.rsplit_once(s)), true),
+        "rsplit" => {
+            let (separator, count): (&str, Option<i64>) = from_args(args)?;
+            if separator.is_empty() {
+                return Err(Error::new(ErrorKind::InvalidOperation, "rsplit with an empty separator"));
+            }
+            let pieces = match count.and_then(|count| usize::try_from(count).ok()) {
+                Some(count) => text.rsplitn(count.saturating_add(1), separator).map(Value::from).collect::<Vec<_>>(),
+                None => text.rsplit(separator).map(Value::from).collect(),
+            };
+            Ok(Some(pieces.into_iter().rev().collect::<Vec<_>>().into()))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// An integer, or a float's shortest representation as Python prints it.

@@ -3,7 +3,7 @@
 //! The template engine counts steps, but one step can double a string or a list, and forty steps are a terabyte. Its
 //! filters, functions and methods can be replaced by ones that count bytes ([`limits`](super::limits)); its operators
 //! cannot. So the filter [`CHARGE`], which counts its operand and returns it, is written after every operand of a
-//! binary operator and every operand inside a list, dict or tuple: `a ~ b` becomes `a|charge__ ~ b|charge__`. A filter
+//! binary operator and every operand inside a list, dict or tuple: `a + b` becomes `a|charge__ + b|charge__`. A filter
 //! binds tighter than any operator, so the meaning stays. No line break is added: error lines stay right.
 //!
 //! On the way `{% generation %}`, which marks the assistant's text for training, becomes a block that is always taken.
@@ -133,15 +133,18 @@ fn string_bytes(text: &str, quote: char) -> usize {
     text.len()
 }
 
-/// Digits and letters; a fraction is taken for an attribute, which comes to the same.
+/// Digits with an exponent or a radix. A fraction is taken for an attribute, which comes to the same.
 fn number_bytes(text: &str) -> usize {
-    let run = |text: &str| text.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(text.len());
-    let length = run(text);
-    let signed_exponent = text[..length].ends_with(['e', 'E'])
-        && !text.starts_with("0x")
-        && text[length..].starts_with(['-', '+'])
-        && text[length + 1..].starts_with(|c: char| c.is_ascii_digit());
-    if signed_exponent { length + 1 + run(&text[length + 1..]) } else { length }
+    let run = |text: &str, radix: u32| text.find(|c: char| !(c.is_digit(radix) || c == '_')).unwrap_or(text.len());
+    if text.starts_with(['0']) && text[1..].starts_with(['x', 'X', 'o', 'O', 'b', 'B']) {
+        return 2 + run(&text[2..], 16);
+    }
+    let length = run(text, 10);
+    let exponent = text[length..].strip_prefix(['e', 'E']).map(|e| e.strip_prefix(['-', '+']).unwrap_or(e));
+    match exponent {
+        Some(digits) if digits.starts_with(|c: char| c.is_ascii_digit()) => text.len() - digits.len() + run(digits, 10),
+        _ => length,
+    }
 }
 
 /// What a sequence of tokens is part of.
@@ -406,6 +409,7 @@ mod tests {
             ("{% macro m(a, b=[]) %}", "{% macro m(a, b=[]) %}"),
             ("{{ [x is divisibleby 3, y is not none] }}", "{{ [x|C is divisibleby 3|C, y|C is not none] }}"),
             ("{{ 'a' if b is defined else 'c' ~ d }}", "{{ 'a' if b is defined else 'c'|C ~ d|C }}"),
+            ("{{ 1.5e+3 + 0x1F*7in a }}", "{{ 1.5e+3|C + 0x1F|F('first')*7|F('last')in a|C }}"),
             ("{{ in ~ in }}{{ a[1:-1] }}", "{{ in|C ~ in|C }}{{ a[1:-1] }}"),
             ("{{ {'a': {'b': '}}'}} }}", "{{ {'a'|C: {'b'|C: '}}'|C}|C} }}"),
             (
