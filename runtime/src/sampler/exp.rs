@@ -21,7 +21,7 @@ const TAYLOR: [f64; 12] = {
 /// `x = k·ln 2 + r` with `|r| ≤ ln 2 / 2` (Cody and Waite's split constant), then the Taylor series of degree 13.
 pub(super) fn exp_nonpositive(x: f64) -> f64 {
     // The high part has 33 bits: k·LN2_HIGH is exact for every k that occurs.
-    const LN2_HIGH: f64 = 0.693_147_180_369_123_816_49;
+    const LN2_HIGH: f64 = 0.693_147_180_369_123_8;
     const LN2_LOW: f64 = 1.908_214_929_270_587_7e-10;
     // Adding it rounds to an integer, which then stands in the sum's low bits.
     const ROUND: f64 = 6_755_399_441_055_744.0;
