@@ -1,6 +1,6 @@
 //! `coexec bench`: speed of prefill and decode, with llama-bench's tests, columns and names.
 
-use super::shared::EngineArgs;
+use super::shared::{EngineArgs, parameters};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use coexec::{CancelToken, Engine, RuntimeError, model::TokenId, runtime::prefill::PrefillOptions};
@@ -135,9 +135,9 @@ fn measure(
         cpu_info: cpu_info(),
         backends: if n_prompt > 0 { backends(engine) } else { "CPU".to_owned() },
         model_filename: args.engine.model_name(),
-        model_type: format!("{} {} {format}", config.architecture, parameters(&summary)),
+        model_type: format!("{} {} {format}", config.architecture, in_words(parameters(&summary))),
         model_size: summary.total.raw_bytes,
-        model_n_params: summary.total.elems,
+        model_n_params: parameters(&summary),
         n_batch: engine.options().chunk_len,
         n_threads: engine.options().worker_threads(),
         type_k: kv,
@@ -168,8 +168,8 @@ fn backends(engine: &Engine) -> String {
     }
 }
 
-fn parameters(summary: &coexec::model::packed::PackedSummary) -> String {
-    let n = summary.total.elems as f64;
+fn in_words(parameters: u64) -> String {
+    let n = parameters as f64;
     if n >= 1e9 { format!("{:.2}B", n / 1e9) } else { format!("{:.1}M", n / 1e6) }
 }
 

@@ -14,7 +14,7 @@ mod simulate;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use coexec::{CancelToken, RuntimeError};
-use std::process::ExitCode;
+use std::{io::IsTerminal as _, process::ExitCode};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -90,6 +90,7 @@ fn setup(args: &Args, cancel: &CancelToken) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_span_events(tracing_subscriber::fmt::format::FmtSpan::CLOSE)
         .init();
     let cancel = cancel.clone();

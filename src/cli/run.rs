@@ -1,6 +1,6 @@
 //! `coexec run`, and `coexec` alone: generate text, stream it, print what was measured.
 
-use super::shared::{EngineArgs, Format, read_text, write_file};
+use super::shared::{EngineArgs, Format, parameters, read_text, write_file};
 use anyhow::Context as _;
 use clap::Args;
 use coexec::{
@@ -202,7 +202,8 @@ pub(crate) fn tell_a_tale(cancel: &CancelToken) -> anyhow::Result<()> {
         ignore_eos: false,
         cancel: cancel.clone(),
     };
-    println!("The demo model (5.5 M parameters, in this binary) tells a tale; Ctrl-C ends it.\n");
+    let millions = parameters(&engine.model().file().summary()) as f64 / 1e6;
+    println!("The demo model ({millions:.1} M parameters, in this binary) tells a tale; Ctrl-C ends it.\n");
     print_piece(default_prompt())?;
     let generation = generate(&engine, &request, true)?;
     println!("\n\n{}", summary(&engine, &generation, request.prompt.len()));

@@ -131,6 +131,11 @@ fn embedded() -> anyhow::Result<PackedFile> {
     anyhow::bail!("this coexec was built without the demo model (feature `demo-model`): give --model FILE")
 }
 
+/// Weights of a packed model, without the second copy of hot channels' rows.
+pub(crate) fn parameters(summary: &coexec::model::packed::PackedSummary) -> u64 {
+    summary.kinds.iter().filter(|(kind, _)| *kind != "rows_f16").map(|(_, total)| total.elems).sum()
+}
+
 /// Reads a text file, naming it in the error.
 pub(crate) fn read_text(path: &Path) -> anyhow::Result<String> {
     let bytes = fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
