@@ -64,9 +64,17 @@ pub(crate) fn main() -> ExitCode {
         }
     };
     let cancel = CancelToken::new();
-    match setup(&args, &cancel).and_then(|()| dispatch(args.command, &cancel)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => report(&e),
+    // Libraries may panic on damaged files; ours catch that and say so in an error of one line, so the default hook's
+    // report goes to the log. A panic that nobody caught is reported below.
+    std::panic::set_hook(Box::new(|info| tracing::debug!(%info, "panic")));
+    let work = || setup(&args, &cancel).and_then(|()| dispatch(args.command, &cancel));
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(e)) => report(&e),
+        Err(_) => {
+            eprintln!("error: internal error, a bug of coexec: run again with --log debug and report what it prints");
+            ExitCode::from(101)
+        }
     }
 }
 
