@@ -158,13 +158,6 @@ impl ModelWeights<'_> {
     }
 }
 
-/// A channel of zeros has scale 0, which no requantiser divides by: any other scale means the same.
-fn repair_zero_scales(scales: &mut [f32]) {
-    let max = scales.iter().copied().fold(0.0f32, f32::max);
-    let max = if max > 0.0 { max } else { 1.0 };
-    scales.iter_mut().filter(|s| **s == 0.0).for_each(|s| *s = max);
-}
-
 impl WeightSource for ModelWeights<'_> {
     fn int8_rows(
         &self,
@@ -179,9 +172,7 @@ impl WeightSource for ModelWeights<'_> {
         self.rows(tensor, &rows, &mut |r, panel| {
             scales.push(panel.read_int8_row(r, &mut row));
             codes.extend_from_slice(&row);
-        })?;
-        repair_zero_scales(scales);
-        Ok(())
+        })
     }
 
     fn block_rows(&self, tensor: TensorName, rows: Range<usize>, out: &mut BlockRows) -> Result<(), WeightError> {
@@ -192,8 +183,6 @@ impl WeightSource for ModelWeights<'_> {
             out.codes.extend((0..panel.k).map(|k| panel.code(r, k)));
             out.group_scales.extend((0..panel.k / layout::GROUP).map(|g| panel.group_scale_code(r, g)));
             out.scales.push(panel.channel_scale(r));
-        })?;
-        repair_zero_scales(&mut out.scales);
-        Ok(())
+        })
     }
 }
