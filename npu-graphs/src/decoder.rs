@@ -194,6 +194,7 @@ fn linear_graph(
                 k,
                 encoding: weights.encoding(),
             },
+            bias: None,
             output: (*name).to_owned(),
         });
         row += part;

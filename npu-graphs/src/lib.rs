@@ -33,5 +33,7 @@ pub use error::NpuError;
 pub use manifest::{Manifest, Placement};
 pub use profile::{DeviceProfile, Estimate, TimingModel};
 pub use sim::{FaultPlan, PrepareFault, SimDevice, SimOptions, SimTiming, SubmitFault};
-pub use spec::{ContextSpec, Dtype, Encoding, GraphSpec, OpSpec, SpecError, TensorSpec, WeightEncoding, WeightSpec};
+pub use spec::{
+    ContextSpec, Dtype, Encoding, Function, GraphSpec, OpSpec, SpecError, TensorSpec, WeightEncoding, WeightSpec,
+};
 pub use weights::{BlockRows, WeightError, WeightSource};

@@ -13,6 +13,10 @@ pub const MANIFEST_VERSION: u32 = 1;
 pub enum Placement {
     /// QKV, O, gate+up and down are graphs; everything else runs on the CPU.
     Split,
+    /// RMSNorm + QKV is one graph, everything from O to the end of the layer another; attention runs on the CPU.
+    Fused,
+    /// A whole layer with attention is one graph.
+    Layer,
 }
 
 /// Name and boundary encodings of a graph.

@@ -20,6 +20,15 @@ pub struct LinearSupport {
     pub weights: WeightEncoding,
 }
 
+/// An op that a device computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct OpSupport {
+    /// One of [`OpSpec::NAMES`].
+    pub op: &'static str,
+    /// Dtypes of the first input.
+    pub dtypes: &'static [Dtype],
+}
+
 /// What a device can do.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DeviceProfile {
@@ -35,6 +44,8 @@ pub struct DeviceProfile {
     pub arch: Option<String>,
     /// Linears (1×1 Conv2d on `[1, 1, M, K]`) that it computes.
     pub linears: Vec<LinearSupport>,
+    /// Other ops that it computes, by the dtype of their first input.
+    pub ops: Vec<OpSupport>,
     /// Most bytes of one context.
     pub max_context_bytes: u64,
     /// Most bytes of all contexts of the process.
@@ -87,34 +98,40 @@ impl DeviceProfile {
                 reason,
             })
         };
-        match op {
-            OpSpec::Conv2d1x1 { input, weights, output } => {
-                // `validate` made sure that both exist and have one dtype.
-                for name in [input, output] {
-                    let Some(tensor) = graph.tensor(name) else { continue };
-                    let bytes = tensor.len_bytes().unwrap_or(usize::MAX);
-                    if bytes > self.max_buffer_bytes {
-                        let limit = self.max_buffer_bytes;
-                        return refuse(
-                            name,
-                            format!("{bytes} bytes, the limit is {limit}; use a shorter chunk length"),
-                        );
-                    }
-                    let wanted = LinearSupport { activation: tensor.dtype, weights: weights.encoding };
-                    if !self.linears.contains(&wanted) {
-                        let allowed: Vec<_> =
-                            self.linears.iter().map(|l| format!("{} × {}", l.activation, l.weights)).collect();
-                        let reason = format!(
-                            "{} activations with {} weights are not in its table ({})",
-                            wanted.activation,
-                            wanted.weights,
-                            allowed.join(", ")
-                        );
-                        return refuse(name, reason);
-                    }
-                }
-                Ok(())
+        for tensor in graph.inputs.iter().chain(&graph.outputs) {
+            let bytes = tensor.len_bytes().unwrap_or(usize::MAX);
+            if bytes > self.max_buffer_bytes {
+                let limit = self.max_buffer_bytes;
+                return refuse(
+                    &tensor.name,
+                    format!("{bytes} bytes, the limit is {limit}; use a shorter chunk length"),
+                );
             }
         }
+        // `validate` made sure that the tensors exist.
+        let inputs = op.inputs();
+        let Some(x) = inputs.first().and_then(|name| graph.tensor(name)) else { return Ok(()) };
+        if let Some(weights) = op.weights() {
+            let wanted = LinearSupport { activation: x.dtype, weights: weights.encoding };
+            if !self.linears.contains(&wanted) {
+                let allowed: Vec<_> =
+                    self.linears.iter().map(|l| format!("{} × {}", l.activation, l.weights)).collect();
+                let reason = format!(
+                    "{} activations with {} weights are not in its table ({})",
+                    wanted.activation,
+                    wanted.weights,
+                    allowed.join(", ")
+                );
+                return refuse(&x.name, reason);
+            }
+        } else {
+            let allowed = self.ops.iter().find(|o| o.op == op.op_name()).map(|o| o.dtypes).unwrap_or_default();
+            if !allowed.contains(&x.dtype) {
+                let names: Vec<_> = allowed.iter().map(|d| d.name()).collect();
+                let list = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+                return refuse(&x.name, format!("{} is not in its table for this op ({list})", x.dtype));
+            }
+        }
+        Ok(())
     }
 }

@@ -4,13 +4,15 @@
 //! stand in topological order, names are unique, every output is produced once, encodings fit their dtype. Specs hold no
 //! weights; a [`crate::WeightSource`] hands them out while a device prepares.
 
+mod op;
 mod validate;
 
+pub use op::{Function, OpSpec};
 pub use validate::SpecError;
 
 use coexec_model::{TensorName, layout::GROUP};
 use serde::{Deserialize, Serialize};
-use std::{fmt, ops::Range};
+use std::{collections::HashMap, fmt, ops::Range};
 
 /// Element type of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -128,17 +130,26 @@ impl TensorSpec {
 pub enum WeightEncoding {
     /// INT8 codes, one scale per output channel, zero point 0.
     PerChannelI8,
+    /// INT4 codes −8…7, one scale per output channel, zero point 0.
+    PerChannelI4,
     /// INT4 codes −8…7 in groups of 32 inputs; weight = channel scale × integer group scale × code (QNN's block
     /// expansion, LPBQ; the packed file's `q4`).
     BlockExpansion32,
 }
 
 impl WeightEncoding {
-    /// `per_channel_i8` or `block_expansion32`.
+    /// Whether K must divide into groups of 32.
+    #[must_use]
+    pub fn is_grouped(self) -> bool {
+        self == Self::BlockExpansion32
+    }
+
+    /// `per_channel_i8`, `per_channel_i4` or `block_expansion32`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::PerChannelI8 => "per_channel_i8",
+            Self::PerChannelI4 => "per_channel_i4",
             Self::BlockExpansion32 => "block_expansion32",
         }
     }
@@ -178,59 +189,10 @@ impl WeightSpec {
         let scales = n.saturating_mul(4);
         match self.encoding {
             WeightEncoding::PerChannelI8 => codes.saturating_add(scales),
+            WeightEncoding::PerChannelI4 => codes.div_ceil(2).saturating_add(scales),
             WeightEncoding::BlockExpansion32 => {
                 (codes / 2).saturating_add(n.saturating_mul(k.div_ceil(GROUP as u64)) / 2).saturating_add(scales)
             }
-        }
-    }
-}
-
-/// One op of a graph. Tensors are named; their specs stand in the graph.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum OpSpec {
-    /// A linear as a 1×1 convolution: `[1, 1, M, K]` with weights `[N, K]` gives `[1, 1, M, N]`, without bias.
-    Conv2d1x1 {
-        /// Name of the input tensor.
-        input: String,
-        /// Static weights.
-        weights: WeightSpec,
-        /// Name of the output tensor.
-        output: String,
-    },
-}
-
-impl OpSpec {
-    /// The op's type, as profiles and errors name it.
-    #[must_use]
-    pub fn op_name(&self) -> &'static str {
-        match self {
-            Self::Conv2d1x1 { .. } => "conv2d_1x1",
-        }
-    }
-
-    /// Names of the tensors that the op reads.
-    #[must_use]
-    pub fn inputs(&self) -> Vec<&str> {
-        match self {
-            Self::Conv2d1x1 { input, .. } => vec![input],
-        }
-    }
-
-    /// Names of the tensors that the op writes.
-    #[must_use]
-    pub fn outputs(&self) -> Vec<&str> {
-        match self {
-            Self::Conv2d1x1 { output, .. } => vec![output],
-        }
-    }
-
-    /// Static weights that the op needs.
-    #[must_use]
-    pub fn weights(&self) -> Option<&WeightSpec> {
-        match self {
-            Self::Conv2d1x1 { weights, .. } => Some(weights),
         }
     }
 }
@@ -252,6 +214,13 @@ pub struct GraphSpec {
 }
 
 impl GraphSpec {
+    /// Every tensor of this graph by name.
+    #[must_use]
+    pub fn tensors(&self) -> HashMap<&str, &TensorSpec> {
+        let all = self.inputs.iter().chain(&self.outputs).chain(&self.intermediates);
+        all.map(|t| (t.name.as_str(), t)).collect()
+    }
+
     /// The spec of a tensor of this graph.
     #[must_use]
     pub fn tensor(&self, name: &str) -> Option<&TensorSpec> {

@@ -41,6 +41,40 @@ pub trait WeightSource: Sync {
             reason: "this weight source has none; import the model as q4 or use per-channel INT8 graphs".to_owned(),
         })
     }
+
+    /// INT4 codes −8…7 `[rows, K]` and channel scales `[rows]`: cleared, then filled. The default rounds the INT8 rows to
+    /// 4 bits (largest code ±7), which costs accuracy; it is what chips without INT8 × u16 linears are left with.
+    ///
+    /// # Errors
+    /// As [`Self::int8_rows`].
+    fn int4_rows(
+        &self,
+        tensor: TensorName,
+        rows: Range<usize>,
+        codes: &mut Vec<i8>,
+        scales: &mut Vec<f32>,
+    ) -> Result<(), WeightError> {
+        self.int8_rows(tensor, rows, codes, scales)?;
+        let k = codes.len() / scales.len().max(1);
+        for (row, scale) in codes.chunks_mut(k.max(1)).zip(scales) {
+            let largest = row.iter().map(|c| c.unsigned_abs()).max().unwrap_or(0);
+            let step = f32::from(largest.max(1)) / 7.0;
+            for code in row {
+                *code = (f32::from(*code) / step).round_ties_even() as i8;
+            }
+            *scale *= step;
+        }
+        Ok(())
+    }
+
+    /// Some elements of a float vector (a norm's gain, a bias): cleared, then filled.
+    ///
+    /// # Errors
+    /// As [`Self::int8_rows`]; a source without vectors keeps this default, which always errs.
+    fn vector(&self, tensor: TensorName, range: Range<usize>, out: &mut Vec<f32>) -> Result<(), WeightError> {
+        let _ = (range, out);
+        Err(WeightError::Missing { tensor })
+    }
 }
 
 /// Why weights could not be handed out.

@@ -67,7 +67,7 @@ fn every_kind_and_edge_size() {
         let mut rng = Rng(1);
         for (dtype, encoding) in KINDS {
             let ks: &[usize] = match encoding {
-                WeightEncoding::PerChannelI8 => &[1, 3, 16, 31, 32, 33, 100, 288],
+                WeightEncoding::PerChannelI8 | WeightEncoding::PerChannelI4 => &[1, 3, 16, 31, 32, 33, 100, 288],
                 WeightEncoding::BlockExpansion32 => &[32, 64, 96, 288],
             };
             for m in [1, 2, 31, 32, 33] {
@@ -107,7 +107,7 @@ fn extremes_and_saturation() {
                 case.x.fill(code);
                 case.weights.codes.fill(match encoding {
                     WeightEncoding::PerChannelI8 => weight as i8,
-                    WeightEncoding::BlockExpansion32 => (weight / 16) as i8,
+                    WeightEncoding::BlockExpansion32 | WeightEncoding::PerChannelI4 => (weight / 16) as i8,
                 });
                 case.weights.group_scales.fill(16);
                 check(&subject, &case);

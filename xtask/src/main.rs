@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bindgen;
 mod fuzz;
 
 use anyhow::{Context as _, bail};
@@ -35,6 +36,12 @@ enum Task {
         /// Only this target
         target: Option<String>,
     },
+    /// Make sys/src/bindings.rs of sys/include/qnn.h
+    Bindgen {
+        /// Only compare, fail when the file would change
+        #[arg(long)]
+        check: bool,
+    },
     /// Pack the demo model again from models/demo (after training or a change of the format)
     Demo,
 }
@@ -44,6 +51,7 @@ fn main() -> anyhow::Result<()> {
         Task::Test { args } => test(&args),
         Task::Check => check(),
         Task::Fuzz { seconds, target } => fuzz::run(seconds, target.as_deref()),
+        Task::Bindgen { check } => bindgen::run(check),
         Task::Demo => demo(),
     }
 }
@@ -91,7 +99,8 @@ fn check() -> anyhow::Result<()> {
     run(&mut cargo(&["fmt", "--all", "--check"]))?;
     run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     run(&mut cargo(&["clippy", "--package", "coexec", "--no-default-features", "--", "-D", "warnings"]))?;
-    run(cargo(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
+    run(cargo(&["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))?;
+    bindgen::run(true)
 }
 
 /// Imports models/demo with calibration; the demo feature is off, or the binary would embed the file it is to make.

@@ -1,18 +1,50 @@
 //! Profiles of the simulated device, one per chip, and where their constants come from.
 
-use super::{DeviceProfile, LinearSupport, TimingModel};
+use super::{DeviceProfile, LinearSupport, OpSupport, TimingModel};
 use crate::{BufferKind, Dtype, WeightEncoding};
 
 /// Names that [`named`] knows.
 pub const NAMES: [&str; 5] = ["ideal", "sm8550", "sm8650", "sm8750", "sm8850"];
 
-/// Linears in u8 and u16 that HTP v73 and newer computes as 1×1 Conv2d (measured on QNN 2.51: validates, finalises, right).
-const HTP_LINEARS: [LinearSupport; 4] = [
-    LinearSupport { activation: Dtype::U8, weights: WeightEncoding::PerChannelI8 },
-    LinearSupport { activation: Dtype::U8, weights: WeightEncoding::BlockExpansion32 },
-    LinearSupport { activation: Dtype::U16, weights: WeightEncoding::PerChannelI8 },
-    LinearSupport { activation: Dtype::U16, weights: WeightEncoding::BlockExpansion32 },
-];
+/// Linears that HTP v73 and newer computes as 1×1 Conv2d (measured on QNN 2.51: validates, finalises, right).
+pub(crate) const HTP_LINEARS: [LinearSupport; 8] = {
+    const fn row(activation: Dtype, weights: WeightEncoding) -> LinearSupport {
+        LinearSupport { activation, weights }
+    }
+    [
+        row(Dtype::U8, WeightEncoding::PerChannelI8),
+        row(Dtype::U8, WeightEncoding::PerChannelI4),
+        row(Dtype::U8, WeightEncoding::BlockExpansion32),
+        row(Dtype::U16, WeightEncoding::PerChannelI8),
+        row(Dtype::U16, WeightEncoding::PerChannelI4),
+        row(Dtype::U16, WeightEncoding::BlockExpansion32),
+        row(Dtype::F16, WeightEncoding::PerChannelI8),
+        row(Dtype::F16, WeightEncoding::PerChannelI4),
+    ]
+};
+
+/// The other ops that HTP v73 and newer computes right in these dtypes (same measurements).
+pub(crate) const HTP_OPS: [OpSupport; 11] = {
+    const CODES: &[Dtype] = &[Dtype::U8, Dtype::U16, Dtype::F16];
+    const MOVES: &[Dtype] = &[Dtype::U8, Dtype::U16, Dtype::F16, Dtype::I8];
+    const ALL: &[Dtype] = &[Dtype::U8, Dtype::U16, Dtype::F16, Dtype::I8, Dtype::F32];
+    const fn row(op: &'static str, dtypes: &'static [Dtype]) -> OpSupport {
+        OpSupport { op, dtypes }
+    }
+    [
+        row("rms_norm", CODES),
+        row("add", CODES),
+        row("mul", CODES),
+        row("sigmoid", CODES),
+        row("softmax", CODES),
+        row("mat_mul", CODES),
+        row("rope", CODES),
+        row("convert", ALL),
+        row("reshape", MOVES),
+        row("transpose", MOVES),
+        row("concat", MOVES),
+    ]
+};
 
 const HTP_SOURCE: &str = "ops and encodings: measured on QNN HTP 2.51 (x86-64); memory: 2 GB per context binary and \
     about 3.5 GB per process are what is reported for Hexagon's 32-bit address space; 60 kB per graph measured";
@@ -35,6 +67,7 @@ pub fn named(name: &str) -> Option<DeviceProfile> {
         soc_id: Some(soc_id),
         arch: Some(arch.to_owned()),
         linears: HTP_LINEARS.to_vec(),
+        ops: HTP_OPS.to_vec(),
         max_context_bytes: 2 << 30,
         max_device_bytes: 3584 << 20,
         graph_overhead_bytes: 60_000,

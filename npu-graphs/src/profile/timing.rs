@@ -107,7 +107,7 @@ pub fn estimate_linear_us(profile: &DeviceProfile, shape: LinearShape) -> Option
 pub fn estimate_graph_us(profile: &DeviceProfile, graph: &GraphSpec) -> Option<Estimate> {
     let mut linears: Vec<(&str, LinearShape)> = Vec::new();
     for node in &graph.nodes {
-        let OpSpec::Conv2d1x1 { input, weights, .. } = node;
+        let OpSpec::Conv2d1x1 { input, weights, .. } = node else { return None };
         let x = graph.tensor(input)?;
         let (k, n) = (weights.k, weights.n());
         let shape = LinearShape { m: x.rows(), k, n, activation: x.dtype, weights: weights.encoding };

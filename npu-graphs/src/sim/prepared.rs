@@ -101,7 +101,9 @@ impl PreparedGraph {
         };
         let mut nodes = Vec::with_capacity(graph.nodes.len());
         for op in &graph.nodes {
-            let OpSpec::Conv2d1x1 { input, weights: wanted, output } = op;
+            let OpSpec::Conv2d1x1 { input, weights: wanted, bias: None, output } = op else {
+                return Err(unsupported(op, op.output(), "the simulated device does not compute this op"));
+            };
             let missing = |name: &str| unsupported(op, name, "not declared in the graph");
             let (x, y) = (
                 graph.tensor(input).ok_or_else(|| missing(input))?,
@@ -185,6 +187,9 @@ impl Rows {
         match wanted.encoding {
             WeightEncoding::PerChannelI8 => {
                 source.int8_rows(wanted.tensor, wanted.rows.clone(), &mut self.codes, &mut self.scales)?;
+            }
+            WeightEncoding::PerChannelI4 => {
+                source.int4_rows(wanted.tensor, wanted.rows.clone(), &mut self.codes, &mut self.scales)?;
             }
             WeightEncoding::BlockExpansion32 => {
                 source.block_rows(wanted.tensor, wanted.rows.clone(), &mut self.block)?;

@@ -1,13 +1,10 @@
 //! What every device may rely on about a spec. Called by builders' tests and by each device's `prepare`.
 
-use super::{ContextSpec, Dtype, Encoding, GraphSpec, OpSpec, TensorSpec, WeightEncoding};
-use coexec_model::layout::GROUP;
+use super::{ContextSpec, Dtype, Encoding, GraphSpec, OpSpec, TensorSpec, op::check as check_op};
 use std::collections::{HashMap, HashSet};
 
 /// Largest tensor that a graph may bind, in bytes.
 pub(crate) const MAX_TENSOR_BYTES: usize = 1 << 30;
-/// Largest K: sums of u8 × i8 products stay exact in 32 bits.
-pub(crate) const MAX_K: usize = 1 << 16;
 
 /// A spec that no device can take. Every variant names the graph; the builder that made it has to be corrected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -103,13 +100,12 @@ impl GraphSpec {
                     return Err(self.bad_op(node, name, reason));
                 }
             }
-            for name in node.outputs() {
-                if !tensors.contains_key(name) {
-                    return Err(self.bad_op(node, name, "declared nowhere in the graph".to_owned()));
-                }
-                if !ready.insert(name) {
-                    return Err(self.bad_op(node, name, "written twice, or written although an input".to_owned()));
-                }
+            let name = node.output();
+            if !tensors.contains_key(name) {
+                return Err(self.bad_op(node, name, "declared nowhere in the graph".to_owned()));
+            }
+            if !ready.insert(name) {
+                return Err(self.bad_op(node, name, "written twice, or written although an input".to_owned()));
             }
             check_op(node, &tensors).map_err(|(tensor, reason)| self.bad_op(node, &tensor, reason))?;
         }
@@ -161,42 +157,5 @@ fn check_tensor(tensor: &TensorSpec) -> Result<(), String> {
             Err(format!("zero point {zero_point} is no {} code", tensor.dtype))
         }
         Encoding::Tensor { .. } => Ok(()),
-    }
-}
-
-fn check_op(op: &OpSpec, tensors: &HashMap<&str, &TensorSpec>) -> Result<(), (String, String)> {
-    match op {
-        OpSpec::Conv2d1x1 { input, weights, output } => {
-            let get = |name: &String| {
-                let missing = || (name.clone(), "declared nowhere in the graph".to_owned());
-                tensors.get(name.as_str()).copied().ok_or_else(missing)
-            };
-            let (x, y) = (get(input)?, get(output)?);
-            for t in [x, y] {
-                if t.dims.len() != 4 || t.dims[0] != 1 || t.dims[1] != 1 {
-                    return Err((t.name.clone(), format!("dimensions {:?}: a linear takes [1, 1, M, K]", t.dims)));
-                }
-            }
-            if weights.rows.start >= weights.rows.end || weights.k == 0 || weights.k > MAX_K {
-                let shape = format!("rows {:?} with K {}", weights.rows, weights.k);
-                return Err((weights.tensor.to_string(), format!("{shape}: neither may be empty, K at most {MAX_K}")));
-            }
-            if weights.encoding == WeightEncoding::BlockExpansion32 && !weights.k.is_multiple_of(GROUP) {
-                let reason = format!("K {} is no multiple of {GROUP}, which block expansion needs", weights.k);
-                return Err((weights.tensor.to_string(), reason));
-            }
-            if x.width() != weights.k {
-                return Err((input.clone(), format!("width {} but the weights have K {}", x.width(), weights.k)));
-            }
-            if y.width() != weights.n() || y.rows() != x.rows() {
-                let want = format!("[1, 1, {}, {}]", x.rows(), weights.n());
-                return Err((output.clone(), format!("dimensions {:?} but the op gives {want}", y.dims)));
-            }
-            if x.dtype != y.dtype {
-                let reason = format!("{} out of {}: a linear's input and output types are equal", y.dtype, x.dtype);
-                return Err((output.clone(), reason));
-            }
-            Ok(())
-        }
     }
 }

@@ -217,7 +217,7 @@ pub fn context(name: &str, graphs: Vec<GraphSpec>) -> ContextSpec {
 
 pub fn conv(x: &str, tensor: TensorName, rows: Range<usize>, k: usize, encoding: WeightEncoding, y: &str) -> OpSpec {
     let weights = WeightSpec { tensor, rows, k, encoding };
-    OpSpec::Conv2d1x1 { input: x.to_owned(), weights, output: y.to_owned() }
+    OpSpec::Conv2d1x1 { input: x.to_owned(), weights, bias: None, output: y.to_owned() }
 }
 
 pub fn encode(dtype: Dtype, codes: &[u16]) -> Vec<u8> {
