@@ -1,1 +1,36 @@
 //! Raw QNN API: types, run-time loading, version gates; no policy.
+#![doc = include_str!("../README.md")]
+
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("qnn-sys binds the 64-bit ABI of QNN; Hexagon NPUs that run language models have 64-bit hosts");
+
+#[cfg(not(feature = "sdk-headers"))]
+#[rustfmt::skip]
+#[allow(
+    non_camel_case_types, non_snake_case, non_upper_case_globals, missing_docs, missing_debug_implementations,
+    clippy::undocumented_unsafe_blocks, clippy::all, reason = "generated, with C's names"
+)]
+mod bindings;
+#[cfg(feature = "sdk-headers")]
+#[allow(
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    missing_docs,
+    missing_debug_implementations,
+    clippy::undocumented_unsafe_blocks,
+    clippy::all,
+    reason = "generated, with C's names"
+)]
+mod bindings {
+    include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
+}
+mod error;
+mod library;
+mod provider;
+mod quiet;
+
+pub use bindings::*;
+pub use error::LoadError;
+pub use library::{HtpLibrary, SystemLibrary};
+pub use provider::{GetProviders, GetSystemProviders, ProviderInfo, Version};
