@@ -1,5 +1,6 @@
 //! Where a device gets static weights from while it prepares. The runtime implements [`WeightSource`] over the packed file.
 
+use crate::{Dtype, Encoding};
 use coexec_model::{TensorName, layout::GROUP};
 use std::ops::Range;
 
@@ -172,6 +173,27 @@ pub fn lowered_scales(codes: &[i8], k: usize, scales: &[f32], fallback: f32) -> 
         }
     };
     scales.iter().zip(codes.chunks(k.max(1))).enumerate().map(one).collect()
+}
+
+/// A norm's gain as codes of an activation's dtype with an encoding of its own; `None` for floats, which take it as f16.
+/// Every device uses these codes, so that all compute with the same gain.
+#[must_use]
+pub fn gain_codes(values: &[f32], dtype: Dtype) -> Option<(Encoding, Vec<u8>)> {
+    let top = match dtype {
+        Dtype::U8 => 255.0f32,
+        Dtype::U16 => 65535.0,
+        _ => return None,
+    };
+    let low = values.iter().fold(0.0f32, |m, v| m.min(*v));
+    let high = values.iter().fold(0.0f32, |m, v| m.max(*v));
+    let scale = ((high - low) / top).max(f32::MIN_POSITIVE);
+    let zero_point = (-low / scale).round_ties_even().clamp(0.0, top);
+    let codes = values.iter().map(|v| ((v / scale).round_ties_even() + zero_point).clamp(0.0, top));
+    let bytes = match dtype {
+        Dtype::U8 => codes.map(|c| c as u8).collect(),
+        _ => codes.flat_map(|c| (c as u16).to_le_bytes()).collect(),
+    };
+    Some((Encoding::Tensor { scale, zero_point: zero_point as i32 }, bytes))
 }
 
 #[cfg(test)]
