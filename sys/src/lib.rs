@@ -4,6 +4,9 @@
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("qnn-sys binds the 64-bit ABI of QNN; Hexagon NPUs that run language models have 64-bit hosts");
 
+#[cfg(not(unix))]
+compile_error!("qnn-sys loads libraries as Unix does (Linux, Android)");
+
 #[cfg(not(feature = "sdk-headers"))]
 #[rustfmt::skip]
 #[allow(
@@ -25,12 +28,20 @@ mod bindings;
 mod bindings {
     include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
 }
+mod code;
 mod error;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
+mod htp;
 mod library;
+mod log;
 mod provider;
 mod quiet;
 
 pub use bindings::*;
+pub use code::{ErrorInfo, describe};
 pub use error::LoadError;
+pub use htp::{DeviceOptionLayout, SignedDomainOption, SocOption};
 pub use library::{HtpLibrary, SystemLibrary};
+pub use log::{LOG_LINE_BYTES, format_log};
 pub use provider::{GetProviders, GetSystemProviders, ProviderInfo, Version};

@@ -79,9 +79,22 @@ impl fmt::Display for ProviderInfo {
     }
 }
 
-/// Entries of the table of a core API version, where known: all of ours for ours and newer ones.
+/// Lengths of the table that we know: core API minor version, entries. Later versions append.
+const TABLE_ENTRIES: [(u32, usize); 1] = [(32, 71)];
+
+/// How many entries the table of a core API version has at least, as far as ours has room for them. `None` for versions
+/// before the first known one: the length of their table would be a guess.
 fn entries(minor: u32) -> Option<usize> {
-    (minor >= TABLE_MINOR).then_some(size_of::<InterfaceTable>() / size_of::<usize>())
+    let ours = size_of::<InterfaceTable>() / size_of::<usize>();
+    if minor >= TABLE_MINOR {
+        return Some(ours);
+    }
+    TABLE_ENTRIES.iter().rev().find(|(known, _)| *known <= minor).map(|(_, entries)| ours.min(*entries))
+}
+
+/// The oldest core API minor version accepted.
+fn oldest_minor() -> u32 {
+    TABLE_MINOR.min(TABLE_ENTRIES[0].0)
 }
 
 /// The first HTP provider with versions we know, and a copy of its table.
@@ -129,7 +142,8 @@ pub(crate) unsafe fn htp(
         path,
         &seen,
         format!(
-            "backend id {HTP_ID} (HTP), core API {CORE_MAJOR}.{TABLE_MINOR} or a later {CORE_MAJOR}.x, backend API {HTP_MAJOR}.x"
+            "backend id {HTP_ID} (HTP), core API {CORE_MAJOR}.{} or a later {CORE_MAJOR}.x, backend API {HTP_MAJOR}.x",
+            oldest_minor()
         ),
         seen.iter().any(|i| i.api.major > CORE_MAJOR || i.backend_api.major > HTP_MAJOR),
     ))
