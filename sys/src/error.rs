@@ -1,12 +1,26 @@
 //! What can go wrong between a file name and a function table.
 
-use crate::Version;
+use crate::{Version, find::Candidate};
 use std::path::PathBuf;
 
 /// A library that cannot be used, with the reason and what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
+    /// The library is in none of the places looked at.
+    #[error(
+        "cannot find {name}; looked at {}{}; give the folder of Qualcomm's libraries or set COEXEC_QNN_LIB_DIR (`cargo xtask \
+         qnn` gets them for x86-64)",
+        list(places), linker.as_deref().map(|l| format!(" ({l})")).unwrap_or_default()
+    )]
+    NotFound {
+        /// File name.
+        name: &'static str,
+        /// Every place, in order.
+        places: Vec<Candidate>,
+        /// The dynamic linker's words, when its path was tried.
+        linker: Option<String>,
+    },
     /// The dynamic linker refused the file.
     #[error("cannot load {}: {reason}; {advice}", path.display())]
     Open {
@@ -57,4 +71,9 @@ pub enum LoadError {
         /// API version of the library.
         version: Version,
     },
+}
+
+fn list(places: &[Candidate]) -> String {
+    let places: Vec<String> = places.iter().map(|c| format!("{} ({})", c.path.display(), c.origin)).collect();
+    places.join(", ")
 }

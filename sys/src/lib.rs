@@ -29,9 +29,11 @@ mod bindings {
     include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
 }
 mod code;
+mod environment;
 mod error;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+pub mod find;
 mod htp;
 mod library;
 mod log;
@@ -40,6 +42,7 @@ mod quiet;
 
 pub use bindings::*;
 pub use code::{ErrorInfo, describe};
+pub use environment::{adsp_library_path, prepare_environment};
 pub use error::LoadError;
 pub use htp::{DeviceOptionLayout, SignedDomainOption, SocOption};
 pub use library::{HtpLibrary, SystemLibrary};

@@ -1,7 +1,9 @@
 //! The two libraries, loaded for the life of the process.
 
 use crate::{
-    GetProviders, GetSystemProviders, InterfaceTable, LoadError, ProviderInfo, SystemTable, Version, provider,
+    GetProviders, GetSystemProviders, InterfaceTable, LoadError, ProviderInfo, SystemTable, Version,
+    find::{self, Origin, Surroundings},
+    provider,
     quiet::without_stdout,
 };
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
@@ -29,6 +31,24 @@ pub struct SystemLibrary {
 }
 
 impl HtpLibrary {
+    /// File name of the library on Linux and Android.
+    pub const FILE_NAME: &str = "libQnnHtp.so";
+
+    /// Looks for the library ([`find`](crate::find)) and opens it. `folder` comes before every other place.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`LoadError::NotFound`] lists the places when it is in none.
+    pub fn search(folder: Option<&Path>) -> Result<Self, LoadError> {
+        let found = find::locate(Self::FILE_NAME, folder)?;
+        match Self::open(&found.path) {
+            Err(LoadError::Open { reason, .. }) if found.origin == Origin::Linker => {
+                let places = find::candidates(Self::FILE_NAME, &Surroundings::here(folder));
+                Err(LoadError::NotFound { name: Self::FILE_NAME, places, linker: Some(reason) })
+            }
+            opened => opened,
+        }
+    }
+
     /// Loads libQnnHtp.so (or a library of the same interface) and checks its versions. A path without a slash is
     /// looked up by the dynamic linker.
     ///
@@ -110,6 +130,24 @@ impl HtpLibrary {
 }
 
 impl SystemLibrary {
+    /// File name of the library on Linux and Android.
+    pub const FILE_NAME: &str = "libQnnSystem.so";
+
+    /// Looks for the library ([`find`](crate::find)) and opens it. `folder` comes before every other place.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`LoadError::NotFound`] lists the places when it is in none.
+    pub fn search(folder: Option<&Path>) -> Result<Self, LoadError> {
+        let found = find::locate(Self::FILE_NAME, folder)?;
+        match Self::open(&found.path) {
+            Err(LoadError::Open { reason, .. }) if found.origin == Origin::Linker => {
+                let places = find::candidates(Self::FILE_NAME, &Surroundings::here(folder));
+                Err(LoadError::NotFound { name: Self::FILE_NAME, places, linker: Some(reason) })
+            }
+            opened => opened,
+        }
+    }
+
     /// Loads libQnnSystem.so and checks its version.
     ///
     /// # Errors
@@ -200,3 +238,7 @@ fn load(path: &Path) -> Result<ManuallyDrop<Library>, LoadError> {
 fn reason(error: &libloading::Error) -> String {
     error.to_string()
 }
+
+#[cfg(test)]
+#[path = "library/tests.rs"]
+mod tests;
