@@ -50,6 +50,21 @@ pub enum NpuError {
         #[source]
         source: WeightError,
     },
+    /// The device's library cannot be used.
+    #[error("the NPU's library cannot be used")]
+    Library(#[from] qnn_sys::LoadError),
+    /// A graph, node or tensor that the device's library would take but compute wrongly, or that would crash it.
+    #[error("graph `{graph}`, {kind} `{name}`: {reason}; this is a bug of the lowering, please report it")]
+    Refused {
+        /// Graph.
+        graph: String,
+        /// `graph`, `node` or `tensor`.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// The device answered an error code.
     #[error("{device}: {operation} of `{what}` failed with code {code}: {meaning}")]
     Code {

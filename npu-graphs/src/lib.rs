@@ -22,6 +22,7 @@ pub mod device;
 pub mod error;
 pub mod manifest;
 pub mod profile;
+pub mod qnn;
 pub mod sim;
 pub mod spec;
 pub mod weights;

@@ -1,0 +1,8 @@
+//! Qualcomm's NPU through the QNN HTP library.
+
+#[allow(dead_code, reason = "being built")]
+mod lower;
+#[allow(dead_code, unused_imports, reason = "being built")]
+mod raw;
+
+pub use raw::{CompilerEstimate, FinalizeReport};

@@ -1,0 +1,85 @@
+//! Lines of the library's log: to `tracing`, and the last errors into a ring, because QNN's codes say little (every
+//! failed preparation is code 1002) and the reason is only in the log.
+
+use parking_lot::Mutex;
+use qnn_sys::QnnLog_Level_t;
+use std::{
+    collections::VecDeque,
+    ffi::{c_char, c_void},
+    panic::{AssertUnwindSafe, catch_unwind},
+};
+
+/// Error lines kept.
+const KEPT: usize = 16;
+/// What every finalize of QNN 2.51 reports as an error without consequence.
+const HARMLESS: &str = "unexpected GraphHtpSettings option 66";
+
+/// The callback of QNN has no user data, so there is one ring in the process.
+static RING: Mutex<Ring> = Mutex::new(Ring { next: 0, lines: VecDeque::new() });
+
+struct Ring {
+    /// Number of the next line.
+    next: u64,
+    lines: VecDeque<(u64, String)>,
+}
+
+/// A moment in the log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark(u64);
+
+/// Now.
+pub(super) fn mark() -> Mark {
+    Mark(RING.lock().next)
+}
+
+/// The last error line since then, from whichever thread.
+pub(super) fn last_error_since(mark: Mark) -> Option<String> {
+    let ring = RING.lock();
+    ring.lines.back().filter(|(at, _)| *at >= mark.0).map(|(_, line)| line.clone())
+}
+
+fn record(level: QnnLog_Level_t, line: &str) {
+    let line = line.trim();
+    match level {
+        QnnLog_Level_t::QNN_LOG_LEVEL_ERROR if line.contains(HARMLESS) => tracing::debug!(target: "qnn", "{line}"),
+        QnnLog_Level_t::QNN_LOG_LEVEL_ERROR => {
+            {
+                let mut ring = RING.lock();
+                let at = ring.next;
+                ring.next += 1;
+                if ring.lines.len() == KEPT {
+                    ring.lines.pop_front();
+                }
+                ring.lines.push_back((at, line.to_owned()));
+            }
+            // Whether it is an error for the caller is for the call that fails to say.
+            tracing::warn!(target: "qnn", "{line}");
+        }
+        QnnLog_Level_t::QNN_LOG_LEVEL_WARN => tracing::info!(target: "qnn", "{line}"),
+        QnnLog_Level_t::QNN_LOG_LEVEL_INFO => tracing::debug!(target: "qnn", "{line}"),
+        _ => tracing::trace!(target: "qnn", "{line}"),
+    }
+}
+
+unsafe extern "C" {
+    fn vsnprintf(buffer: *mut c_char, size: usize, format: *const c_char, args: *mut c_void) -> std::ffi::c_int;
+}
+
+/// QNN's log callback. Called on any thread; never unwinds into C.
+pub(super) unsafe extern "C" fn callback(
+    format: *const c_char,
+    level: QnnLog_Level_t,
+    _timestamp: u64,
+    args: *mut c_void,
+) {
+    if format.is_null() {
+        return;
+    }
+    let mut buffer = [0u8; 1024];
+    // SAFETY: QNN gives a format and the arguments that belong to it; the buffer has the length given.
+    unsafe { vsnprintf(buffer.as_mut_ptr().cast(), buffer.len(), format, args) };
+    let end = buffer.iter().position(|b| *b == 0).unwrap_or(buffer.len());
+    let line = String::from_utf8_lossy(&buffer[..end]);
+    // A subscriber that panics must not unwind through C frames; there is nobody to tell.
+    let _ = catch_unwind(AssertUnwindSafe(|| record(level, &line)));
+}
