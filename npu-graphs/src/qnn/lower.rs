@@ -5,7 +5,7 @@
 //! inside an op; nodes in topological order. Each node is validated before it is added, because neither adding nor
 //! finalising checks anything.
 
-use super::raw::{NodeDef, Param, Quant, QnnDtype, RawGraph, TensorDef, TensorKind, TensorRef};
+use super::raw::{NodeDef, Param, QnnDtype, Quant, RawGraph, TensorDef, TensorKind, TensorRef};
 use crate::{
     BlockRows, Dtype, Encoding, GraphSpec, NpuError, OpSpec, TensorSpec, WeightEncoding, WeightError, WeightSource,
     WeightSpec,
