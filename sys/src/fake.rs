@@ -4,8 +4,8 @@
 //! that real libraries pass.
 
 use crate::{
-    GetProviders, GetSystemProviders, HtpLibrary, InterfaceTable, LoadError, Qnn_ErrorHandle_t, Qnn_Version_t,
-    QnnInterface_t, QnnSystemInterface_t, SystemLibrary, SystemTable, TABLE_MINOR,
+    GetProviders, GetSystemProviders, HtpLibrary, InterfaceTable, LoadError, Qnn_ApiVersion_t, Qnn_ErrorHandle_t,
+    Qnn_Version_t, QnnInterface_t, QnnSystemInterface_t, SystemLibrary, SystemTable, TABLE_MINOR,
 };
 use std::{
     cell::Cell,
@@ -205,11 +205,15 @@ pub fn open_system(version: (u32, u32, u32), table: SystemTable) -> Result<Syste
 }
 
 fn interface(provider: &Provider) -> QnnInterface_t {
-    let mut interface = QnnInterface_t::default();
-    interface.backendId = provider.backend_id;
-    interface.providerName = provider.name.map_or(null(), CStr::as_ptr);
-    interface.apiVersion.coreApiVersion = qnn_version(provider.core);
-    interface.apiVersion.backendApiVersion = qnn_version(provider.backend);
+    let mut interface = QnnInterface_t {
+        backendId: provider.backend_id,
+        providerName: provider.name.map_or(null(), CStr::as_ptr),
+        apiVersion: Qnn_ApiVersion_t {
+            coreApiVersion: qnn_version(provider.core),
+            backendApiVersion: qnn_version(provider.backend),
+        },
+        ..QnnInterface_t::default()
+    };
     // SAFETY: the union is as large as its largest table, this one, and begins where it does.
     unsafe { addr_of_mut!(interface.__bindgen_anon_1).cast::<InterfaceTable>().write(provider.table) };
     interface
@@ -249,11 +253,10 @@ unsafe extern "C" fn get_system_providers(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::mem::size_of;
-
     /// Words of a table: an entry that is absent is zero.
+    #[cfg(not(feature = "sdk-headers"))]
     fn words<T: Copy, const N: usize>(table: T) -> [usize; N] {
-        assert_eq!(size_of::<T>(), N * size_of::<usize>());
+        assert_eq!(std::mem::size_of::<T>(), N * std::mem::size_of::<usize>());
         // SAFETY: the sizes are equal, and a table is N optional function pointers: numbers without padding.
         unsafe { std::mem::transmute_copy(&table) }
     }

@@ -1,4 +1,3 @@
-//! Raw QNN API: types, run-time loading, version gates; no policy.
 #![doc = include_str!("../README.md")]
 
 #[cfg(not(target_pointer_width = "64"))]
@@ -11,7 +10,7 @@ compile_error!("qnn-sys loads libraries as Unix does (Linux, Android)");
 #[rustfmt::skip]
 #[allow(
     non_camel_case_types, non_snake_case, non_upper_case_globals, missing_docs, missing_debug_implementations,
-    clippy::undocumented_unsafe_blocks, clippy::all, reason = "generated, with C's names"
+    clippy::undocumented_unsafe_blocks, clippy::allow_attributes_without_reason, clippy::all, reason = "generated, with C's names"
 )]
 mod bindings;
 #[cfg(feature = "sdk-headers")]
@@ -22,6 +21,7 @@ mod bindings;
     missing_docs,
     missing_debug_implementations,
     clippy::undocumented_unsafe_blocks,
+    clippy::allow_attributes_without_reason,
     clippy::all,
     reason = "generated, with C's names"
 )]

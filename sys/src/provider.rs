@@ -124,17 +124,16 @@ pub(crate) unsafe fn htp(
                 backend_api: addr_of!((*provider).apiVersion.backendApiVersion).read().into(),
             }
         };
-        if info.backend_id == HTP_ID && info.api.major == CORE_MAJOR && info.backend_api.major == HTP_MAJOR {
-            if let Some(entries) = entries(info.api.minor) {
-                let mut table = InterfaceTable::default();
-                // SAFETY: the library's table begins where ours does and has at least `entries` entries of the size
-                // of a pointer (the version says so); ours has room for them. A zeroed entry is `None`.
-                unsafe {
-                    let from = addr_of!((*provider).__bindgen_anon_1).cast::<usize>();
-                    std::ptr::copy_nonoverlapping(from, (&raw mut table).cast(), entries);
-                }
-                return Ok((info, table));
+        let known = info.backend_id == HTP_ID && info.api.major == CORE_MAJOR && info.backend_api.major == HTP_MAJOR;
+        if let Some(entries) = entries(info.api.minor).filter(|_| known) {
+            let mut table = InterfaceTable::default();
+            // SAFETY: the library's table begins where ours does and has at least `entries` entries of the size of a
+            // pointer (the version says so); ours has room for them. A zeroed entry is `None`.
+            unsafe {
+                let from = addr_of!((*provider).__bindgen_anon_1).cast::<usize>();
+                std::ptr::copy_nonoverlapping(from, (&raw mut table).cast(), entries);
             }
+            return Ok((info, table));
         }
         seen.push(info);
     }

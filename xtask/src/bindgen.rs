@@ -45,8 +45,15 @@ fn has_libclang() -> bool {
             name.starts_with("libclang.") || name.starts_with("libclang-")
         })
     };
-    let mut dirs: Vec<_> =
-        ["/usr/lib", "/usr/lib64", "/usr/local/lib", "/opt/homebrew/opt/llvm/lib"].map(Into::into).into();
+    let mut dirs: Vec<_> = [
+        "/usr/lib",
+        "/usr/lib64",
+        "/usr/local/lib",
+        "/opt/homebrew/opt/llvm/lib",
+        "/Library/Developer/CommandLineTools/usr/lib",
+    ]
+    .map(Into::into)
+    .into();
     for entry in std::fs::read_dir("/usr/lib").into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with("llvm") {
             dirs.push(entry.path().join("lib"));

@@ -1,4 +1,4 @@
-//! Project automation: `cargo xtask test | check | fuzz | demo`.
+//! Project automation: `cargo xtask test | check | fuzz | bindgen | demo`.
 //!
 //! `test` is what the README promises and what CI runs. Everything here calls cargo; nothing is installed that is there.
 
@@ -26,7 +26,7 @@ enum Task {
         #[arg(last = true)]
         args: Vec<String>,
     },
-    /// Format, clippy and rustdoc, warnings denied; each feature alone
+    /// Format, clippy and rustdoc, warnings denied; each feature alone; bindings up to date
     Check,
     /// Fuzz every parser
     Fuzz {
