@@ -14,8 +14,8 @@ pub const LIB_DIR_VARIABLE: &str = "COEXEC_QNN_LIB_DIR";
 /// Environment variables that name an SDK, in this order.
 pub const SDK_VARIABLES: [&str; 2] = ["QNN_SDK_ROOT", "QAIRT_SDK_ROOT"];
 
-/// The wheel's folder below the repository's root, where `cargo xtask qnn` unpacks it.
-const UNPACKED: &str = "target/qnn/onnxruntime_qnn";
+/// The wheel's folder below Cargo's target directory (whatever that is called), where `cargo xtask qnn` unpacks it.
+const UNPACKED: &str = "qnn/onnxruntime_qnn";
 
 /// Why a place is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub enum Origin {
     Executable,
     /// Beside the shared library that holds this code: an Android app's folder of native libraries.
     Module,
-    /// `target/qnn` of a checkout that the executable stands in.
+    /// `qnn` of the target directory that the executable stands in.
     Checkout,
     /// The bare name: the dynamic linker's own path.
     Linker,
@@ -44,7 +44,7 @@ impl fmt::Display for Origin {
             Self::Sdk => "QNN_SDK_ROOT or QAIRT_SDK_ROOT",
             Self::Executable => "beside the executable",
             Self::Module => "beside this library",
-            Self::Checkout => "target/qnn of the checkout",
+            Self::Checkout => "qnn/onnxruntime_qnn in the target directory",
             Self::Linker => "dynamic linker's path",
         })
     }

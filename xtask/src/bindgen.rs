@@ -17,21 +17,13 @@ pub(crate) fn run(check: bool) -> anyhow::Result<()> {
 /// Installs libclang where apt can; elsewhere bindgen says that it found none and how to name one.
 #[cfg(not(feature = "bindgen"))]
 fn libclang() -> anyhow::Result<()> {
-    use std::process::Command;
+    use anyhow::Context as _;
     if std::env::var_os("LIBCLANG_PATH").is_some() || has_libclang() {
         return Ok(());
     }
-    if Command::new("apt-get").arg("--version").output().is_ok_and(|o| o.status.success()) {
-        return crate::run(Command::new("apt-get").args([
-            "install",
-            "--yes",
-            "--no-install-recommends",
-            "libclang-dev",
-        ]));
-    }
-    anyhow::bail!(
+    crate::apt_install(&["libclang-dev"]).context(
         "libclang is missing, which bindgen reads C with: install LLVM (apt install libclang-dev, dnf install \
-         clang-devel, brew install llvm) or set LIBCLANG_PATH to the folder of the library"
+         clang-devel, brew install llvm) or set LIBCLANG_PATH to the folder of the library",
     )
 }
 

@@ -1,4 +1,4 @@
-//! Project automation: `cargo xtask test | check | fuzz | bindgen | demo`.
+//! Project automation: `cargo xtask test | check | fuzz | bindgen | qnn | demo`.
 //!
 //! `test` is what the README promises and what CI runs. Everything here calls cargo; nothing is installed that is there.
 
@@ -6,6 +6,7 @@
 
 mod bindgen;
 mod fuzz;
+mod qnn;
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
@@ -42,6 +43,8 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Get Qualcomm's HTP library for x86-64 Linux into target/qnn (under Qualcomm's licence; nothing of it enters git)
+    Qnn,
     /// Pack the demo model again from models/demo (after training or a change of the format)
     Demo,
 }
@@ -52,6 +55,10 @@ fn main() -> anyhow::Result<()> {
         Task::Check => check(),
         Task::Fuzz { seconds, target } => fuzz::run(seconds, target.as_deref()),
         Task::Bindgen { check } => bindgen::run(check),
+        Task::Qnn => {
+            println!("{}", qnn::ensure()?.display());
+            Ok(())
+        }
         Task::Demo => demo(),
     }
 }
@@ -76,11 +83,27 @@ fn run(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Installs Debian packages, where there is apt.
+fn apt_install(packages: &[&str]) -> anyhow::Result<()> {
+    let has_apt = Command::new("apt-get").arg("--version").output().is_ok_and(|o| o.status.success());
+    if !has_apt {
+        bail!("no apt-get here: install {} by hand", packages.join(", "));
+    }
+    run(Command::new("apt-get").args(["update", "--quiet"]))?;
+    run(Command::new("apt-get").args(["install", "--yes", "--no-install-recommends"]).args(packages))
+}
+
 /// All tests; skipped ones are counted, each with its reason.
 fn test(args: &[String]) -> anyhow::Result<()> {
     let skips = std::env::temp_dir().join(format!("coexec-skips-{}", std::process::id()));
     let mut command = cargo(&["test", "--workspace"]);
     command.env("COEXEC_SKIP_LOG", &skips);
+    // Tests of the real NPU need Qualcomm's library; without it they are skipped, and counted. CI may not skip them.
+    match qnn::ensure() {
+        Ok(dir) => _ = command.env("COEXEC_QNN_LIB_DIR", dir),
+        Err(e) if std::env::var_os("CI").is_some() => return Err(e.context("CI runs the tests of the real NPU")),
+        Err(e) => eprintln!("tests of the real NPU will be skipped: {e:#}"),
+    }
     if !args.is_empty() {
         command.arg("--").args(args);
     }

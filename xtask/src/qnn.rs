@@ -62,9 +62,7 @@ fn download(root: &Path) -> anyhow::Result<()> {
     let requirements = root.join("requirements.txt");
     std::fs::write(&requirements, format!("{PACKAGE} --hash=sha256:{SHA256}\n"))?;
     let pip = ["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes"];
-    crate::run(
-        Command::new("python3").args(pip).args(PLATFORM).arg("--dest").arg(root).arg("-r").arg(&requirements),
-    )?;
+    crate::run(Command::new("python3").args(pip).args(PLATFORM).arg("--dest").arg(root).arg("-r").arg(&requirements))?;
     let wheel = std::fs::read_dir(root)?
         .filter_map(Result::ok)
         .map(|entry| entry.path())
