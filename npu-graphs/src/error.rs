@@ -203,23 +203,16 @@ impl NpuError {
     }
 }
 
-/// What a QNN error code means, as far as our graphs can meet it.
+/// What a QNN error code means and what to do: QNN's name, and where our graphs meet the code another way than the API
+/// says, our own words.
 #[must_use]
-pub fn describe_code(code: u32) -> &'static str {
-    match code {
-        1000 => "not supported by this build of the library; check its version",
+pub fn describe_code(code: u32) -> String {
+    let info = qnn_sys::describe(u64::from(code));
+    let advice = match code {
         1002 => "the compiler could not prepare the graph, or memory ran out; use fewer or smaller graphs per context",
-        1003 => "invalid argument; this is a bug of the lowering",
-        4000 => "the backend library is not initialised or incompatible; check versions of library and skel",
-        4005 => "the backend does not know the op; check the profile's op table",
-        5000 => "context creation failed; the binary may be damaged or the device out of memory",
         5005 => "the context binary was made for another chip or library version; compile again",
-        6020 => "an output has no producer; this is a bug of the lowering",
-        6023 => "the graph was executed before it was finalised; this is a bug of the device wrapper",
-        14001 => {
-            "the device could not be created; check that the process may use the NPU and that the chip id is known"
-        }
         30001 | 30010 => "the context binary is truncated or damaged; delete it and compile again",
-        _ => "see the library's log for the reason",
-    }
+        _ => info.cause,
+    };
+    format!("{} ({}): {advice}", info.name, info.component)
 }

@@ -23,6 +23,7 @@ pub mod error;
 pub mod manifest;
 pub mod profile;
 pub mod qnn;
+mod queue;
 pub mod sim;
 pub mod spec;
 pub mod weights;

@@ -103,7 +103,7 @@ impl SimDevice {
                 operation,
                 what: what.to_owned(),
                 code,
-                meaning: crate::error::describe_code(code).to_owned(),
+                meaning: crate::error::describe_code(code),
             }),
             None => Ok(()),
         }

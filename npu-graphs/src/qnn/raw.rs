@@ -56,3 +56,6 @@ unsafe impl Sync for Handle {}
 fn refused(graph: &str, kind: &'static str, name: &str, reason: &str) -> NpuError {
     NpuError::Refused { graph: graph.to_owned(), kind, name: name.to_owned(), reason: reason.to_owned() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -89,7 +89,7 @@ impl Backend {
             return Ok(());
         }
         let code = (answer & 0xffff) as u32;
-        let mut meaning = describe_code(code).to_owned();
+        let mut meaning = describe_code(code);
         if let Some(line) = log::last_error_since(mark) {
             meaning = format!("{meaning}; the library says: {line}");
         }

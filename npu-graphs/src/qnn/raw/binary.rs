@@ -74,7 +74,7 @@ impl BinaryInfo {
         let mark = log::mark();
         let fail = |answer: u64, operation| {
             let code = (answer & 0xffff) as u32;
-            let mut meaning = describe_code(code).to_owned();
+            let mut meaning = describe_code(code);
             if let Some(line) = log::last_error_since(mark) {
                 meaning = format!("{meaning}; the library says: {line}");
             }

@@ -2,21 +2,11 @@
 
 use super::{Backend, Handle, log};
 use crate::NpuError;
-use qnn_sys::{QnnDevice_Config_t, QnnDevice_ConfigOption_t, QnnHtpDevice_ConfigOption_t, entry};
+use qnn_sys::{QnnDevice_Config_t, QnnDevice_ConfigOption_t, SocOption, entry};
 use std::{
     ptr::{null, null_mut},
     sync::Arc,
 };
-
-/// HTP's device option SOC in a layout that both its known versions read: the number stands at byte 4 (HTP API 5.43)
-/// and at byte 8 (5.51).
-#[repr(C, align(8))]
-struct SocOption {
-    option: u32,
-    at_4: u32,
-    at_8: u32,
-    zero: u32,
-}
 
 /// A device. Freed when the last context is gone.
 #[derive(Debug)]
@@ -30,23 +20,17 @@ impl RawDevice {
     /// A device of this SoC. Without one QNN 2.51 would compile for SoC 30 (v68), which computes other numbers.
     pub(crate) fn create(backend: &Arc<Backend>, soc_id: u32) -> Result<Arc<Self>, NpuError> {
         let create = entry!(backend.htp(), deviceCreate)?;
-        let mut soc = SocOption {
-            option: QnnHtpDevice_ConfigOption_t::QNN_HTP_DEVICE_CONFIG_OPTION_SOC.0,
-            at_4: soc_id,
-            at_8: soc_id,
-            zero: 0,
-        };
+        let soc = SocOption::new(soc_id);
         let mut config = QnnDevice_Config_t {
             option: QnnDevice_ConfigOption_t::QNN_DEVICE_CONFIG_OPTION_CUSTOM,
             ..Default::default()
         };
-        config.__bindgen_anon_1.customConfig = (&raw mut soc).cast();
+        config.__bindgen_anon_1.customConfig = soc.as_custom_config();
         let mut list = [&raw const config, null()];
         let mark = log::mark();
         let mut handle = null_mut();
         // SAFETY: the list is null-ended, its configs are locals that outlive the call, the log handle is the backend's.
         let answer = unsafe { create(backend.log_handle().0, list.as_mut_ptr(), &raw mut handle) };
-        debug_assert_eq!(soc.zero, 0);
         backend.check(answer, "create device", &format!("SoC {soc_id}"), mark)?;
         Ok(Arc::new(Self { backend: Arc::clone(backend), handle: Handle(handle), soc_id }))
     }

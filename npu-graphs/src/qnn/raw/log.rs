@@ -61,10 +61,6 @@ fn record(level: QnnLog_Level_t, line: &str) {
     }
 }
 
-unsafe extern "C" {
-    fn vsnprintf(buffer: *mut c_char, size: usize, format: *const c_char, args: *mut c_void) -> std::ffi::c_int;
-}
-
 /// QNN's log callback. Called on any thread; never unwinds into C.
 pub(super) unsafe extern "C" fn callback(
     format: *const c_char,
@@ -72,14 +68,8 @@ pub(super) unsafe extern "C" fn callback(
     _timestamp: u64,
     args: *mut c_void,
 ) {
-    if format.is_null() {
-        return;
-    }
-    let mut buffer = [0u8; 1024];
-    // SAFETY: QNN gives a format and the arguments that belong to it; the buffer has the length given.
-    unsafe { vsnprintf(buffer.as_mut_ptr().cast(), buffer.len(), format, args) };
-    let end = buffer.iter().position(|b| *b == 0).unwrap_or(buffer.len());
-    let line = String::from_utf8_lossy(&buffer[..end]);
+    // SAFETY: these are what QNN calls back with, not read before.
+    let line = unsafe { qnn_sys::format_log(format, args) };
     // A subscriber that panics must not unwind through C frames; there is nobody to tell.
     let _ = catch_unwind(AssertUnwindSafe(|| record(level, &line)));
 }
