@@ -39,7 +39,11 @@ fn logits(packed: &Packed, options: EngineOptions, prompt: &[TokenId]) -> Vec<u3
 }
 
 fn options(npu: NpuChoice, chunk_len: usize) -> EngineOptions {
-    EngineOptions { npu, chunk_len, threads: 2, ..EngineOptions::default() }
+    ladder(npu, &[chunk_len])
+}
+
+fn ladder(npu: NpuChoice, chunk_lens: &[usize]) -> EngineOptions {
+    EngineOptions { npu, chunk_lens: chunk_lens.to_vec(), threads: 2, ..EngineOptions::default() }
 }
 
 proptest! {
@@ -59,18 +63,22 @@ proptest! {
         let prompt = tokens(prompt_len, 4096, seed);
         let packed = &DEMO[format];
         let one_shot = logits(packed, EngineOptions { kv, ..options(npu, 256) }, &prompt);
-        for chunk_len in [32, 64] {
-            let changed = EngineOptions { kv, policy, threads, jitter_us, ..options(npu, chunk_len) };
-            prop_assert_eq!(&logits(packed, changed, &prompt), &one_shot, "chunk_len {}", chunk_len);
+        for chunk_lens in [&[32][..], &[64], &[32, 64, 128, 256]] {
+            let changed = EngineOptions { kv, policy, threads, jitter_us, ..ladder(npu, chunk_lens) };
+            prop_assert_eq!(&logits(packed, changed, &prompt), &one_shot, "chunk_lens {:?}", chunk_lens);
         }
     }
 
     #[test]
-    fn sliding_windows_do_not_see_chunks(prompt_len in 1usize..=97, chunk_len in 1usize..=40, seed: u32) {
+    fn sliding_windows_do_not_see_chunks(
+        prompt_len in 1usize..=97,
+        chunk_lens in proptest::collection::vec(1usize..=40, 1..4),
+        seed: u32,
+    ) {
         let prompt = tokens(prompt_len, 128, seed);
         for npu in [NpuChoice::Sim, NpuChoice::None] {
             let one_shot = logits(&WINDOWED, options(npu, 256), &prompt);
-            prop_assert_eq!(logits(&WINDOWED, options(npu, chunk_len), &prompt), one_shot);
+            prop_assert_eq!(logits(&WINDOWED, ladder(npu, &chunk_lens), &prompt), one_shot);
         }
     }
 }
@@ -80,10 +88,10 @@ fn long_prompts_in_chunks_of_32_64_and_256_equal_one_shot() {
     let prompt = tokens(3 * 256 + 1, 4096, 21);
     for npu in [NpuChoice::Sim, NpuChoice::None] {
         let one_shot = logits(&DEMO[0], options(npu, 1024), &prompt);
-        for chunk_len in [32, 64, 256] {
+        for chunk_lens in [&[32][..], &[64], &[256], &[32, 64, 128, 256], &[7, 300]] {
             for policy in PolicyKind::ALL {
-                let changed = EngineOptions { policy, ..options(npu, chunk_len) };
-                assert_eq!(logits(&DEMO[0], changed, &prompt), one_shot, "chunk_len {chunk_len}, {policy}");
+                let changed = EngineOptions { policy, ..ladder(npu, chunk_lens) };
+                assert_eq!(logits(&DEMO[0], changed, &prompt), one_shot, "chunk_lens {chunk_lens:?}, {policy}");
             }
         }
     }

@@ -1,8 +1,8 @@
 //! An engine: one model opened for running, shared by its sessions.
 
 use crate::{
-    EngineOptions, Model, NpuChoice, RuntimeError, Session, calibrate,
-    npu::{self, PreparedNpu},
+    EngineOptions, Model, RuntimeError, Session, calibrate,
+    npu::{self, NpuBackend, PreparedNpu},
     prefill::{Placement, PlanOptions, plan::StageCosts},
 };
 use coexec_cpu::{Kernels, Pool};
@@ -19,8 +19,8 @@ pub(crate) struct EngineInner {
     pub(crate) options: EngineOptions,
     pub(crate) pool: Pool,
     pub(crate) kernels: &'static Kernels,
-    pub(crate) placement: Placement,
     pub(crate) npu_reason: String,
+    backend: Option<Arc<dyn NpuBackend>>,
     pub(crate) shadowed: Vec<[bool; 4]>,
     pub(crate) profile: DeviceProfile,
     /// Static graphs, prepared at the first prefill.
@@ -61,14 +61,16 @@ impl Engine {
             None => Kernels::detect(),
         };
         let model = Model::load(Arc::new(file), options.memory_budget_bytes)?;
-        let (placement, npu_reason) = choose_placement(options.npu, &model)?;
+        let npu::Chosen { backends, reason: npu_reason } = npu::backend::choose(&model, &options)?;
+        let backend = backends.into_iter().next();
         let shadowed = match model.calibration() {
             Some(calibration) if options.shadow => {
                 calibrate::shadow_mask(model.config(), calibration, options.pruning_rate)
             }
             _ => vec![[false; 4]; model.config().num_hidden_layers as usize],
         };
-        tracing::info!(placement = placement.name(), reason = npu_reason, kernels = kernels.name(), "engine ready");
+        let npu = backend.as_ref().map_or("none", |b| b.name());
+        tracing::info!(npu, reason = npu_reason, kernels = kernels.name(), "engine ready");
         let profile = npu::profile(&options.npu_profile)?;
         let pool = Pool::new(options.worker_threads());
         let inner = EngineInner {
@@ -76,8 +78,8 @@ impl Engine {
             options,
             pool,
             kernels,
-            placement,
             npu_reason,
+            backend,
             shadowed,
             profile,
             npu: Mutex::default(),
@@ -100,16 +102,13 @@ impl Engine {
     /// Where linears of a prefill run.
     #[must_use]
     pub fn placement(&self) -> Placement {
-        self.inner.placement
+        if self.inner.backend.is_some() { Placement::Split } else { Placement::Cpu }
     }
 
     /// Name of the NPU, `none` without one.
     #[must_use]
     pub fn npu_device(&self) -> &'static str {
-        match self.inner.placement {
-            Placement::Split => npu::DEVICE_NAME,
-            Placement::Cpu => "none",
-        }
+        self.inner.backend.as_ref().map_or("none", |b| b.name())
     }
 
     /// Why that NPU was chosen.
@@ -134,8 +133,8 @@ impl Engine {
     #[must_use]
     pub fn plan_options(&self, all_logits: bool) -> PlanOptions {
         PlanOptions {
-            placement: self.inner.placement,
-            chunk_len: self.inner.options.chunk_len,
+            placement: self.placement(),
+            chunk_lens: self.inner.options.ladder(),
             shadowed: self.inner.shadowed.clone(),
             all_logits,
             cpu_workers: self.inner.pool.threads(),
@@ -149,30 +148,14 @@ impl Engine {
     /// # Errors
     /// When the device refuses them.
     pub fn prepare_npu(&self) -> Result<Option<Arc<PreparedNpu>>, RuntimeError> {
-        if self.inner.placement == Placement::Cpu {
-            return Ok(None);
-        }
+        let Some(backend) = &self.inner.backend else { return Ok(None) };
         let mut npu = self.inner.npu.lock();
         if npu.is_none() {
-            *npu = Some(Arc::new(PreparedNpu::prepare(
-                &self.inner.model,
-                &self.inner.options.npu_profile,
-                self.inner.options.chunk_len,
-            )?));
+            let options = &self.inner.options;
+            let prepared =
+                PreparedNpu::open(backend.as_ref(), &self.inner.model, &options.ladder(), options.npu_deadline)?;
+            *npu = Some(Arc::new(prepared));
         }
         Ok(npu.clone())
-    }
-}
-
-fn choose_placement(choice: NpuChoice, model: &Model) -> Result<(Placement, String), RuntimeError> {
-    let calibrated = model.calibration().is_some();
-    match choice {
-        NpuChoice::None => Ok((Placement::Cpu, "asked for".to_owned())),
-        NpuChoice::Sim if !calibrated => Err(RuntimeError::NotCalibrated),
-        NpuChoice::Sim => Ok((Placement::Split, "asked for".to_owned())),
-        NpuChoice::Auto if calibrated => {
-            Ok((Placement::Split, "auto: no NPU on this machine, the model is calibrated: simulated".to_owned()))
-        }
-        NpuChoice::Auto => Ok((Placement::Cpu, "auto: the model has no calibration, so no static graphs".to_owned())),
     }
 }

@@ -27,6 +27,16 @@ pub enum RuntimeError {
     /// The NPU or its graphs.
     #[error(transparent)]
     Npu(#[from] coexec_npu::NpuError),
+    /// A static graph failed while a prompt ran.
+    #[error("NPU {device}, graph `{graph}`: {source}")]
+    NpuGraph {
+        /// Name of the device's profile.
+        device: String,
+        /// The graph.
+        graph: String,
+        /// What the device says.
+        source: coexec_npu::NpuError,
+    },
     /// The static graphs could not be built for this model.
     #[error(transparent)]
     Graphs(#[from] coexec_npu::decoder::BuildError),

@@ -1,83 +1,100 @@
-//! The NPU as the engine uses it: one context with the static graphs of all layers, weights handed out from the packed
-//! file, one submit at a time.
+//! The NPU as the engine uses it: static graphs of all layers for every chunk length, one submit at a time.
+//!
+//! [`backend`] is the contract of a kind of NPU and the place where one is chosen, [`sim`] the simulated one, [`weights`]
+//! what graphs are filled with.
+
+pub mod backend;
+pub mod sim;
+pub mod weights;
+
+pub use backend::{Chosen, NpuBackend, OpenNpu};
+pub use sim::SimBackend;
+pub use weights::{ModelWeights, npu_weights};
 
 use crate::{Model, RuntimeError};
-use coexec_model::{LayerIdx, LinearKind, TensorName, WeightFormat, layout};
+use coexec_model::{LayerIdx, LinearKind};
 use coexec_npu::{
-    Bindings, BlockRows, DeviceProfile, GraphId, NpuContext, NpuDevice, WeightError, WeightSource,
-    decoder::{NpuWeights, SplitOptions, graph_name, split_context},
+    Bindings, ContextSpec, DeviceProfile, GraphId, NpuContext, NpuDevice,
+    decoder::{SplitOptions, graph_name, split_context},
     profile,
-    sim::{FaultPlan, SimDevice, SimOptions, SimTiming},
 };
-use std::{ops::Range, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-/// Name of the simulated device in stats and messages.
-pub const DEVICE_NAME: &str = "sim";
-
-/// Longest time a static graph may take before the NPU counts as lost.
-const DEADLINE: Duration = Duration::from_secs(120);
+/// Where a graph is: index of its context, and its id there.
+type GraphRef = (usize, GraphId);
 
 /// The static graphs of a model on a device.
 pub struct PreparedNpu {
-    device: Box<dyn NpuDevice>,
-    context: Box<dyn NpuContext>,
-    graphs: Vec<[GraphId; 4]>,
+    // Contexts go before their device.
+    contexts: Vec<Box<dyn NpuContext>>,
+    device: Arc<dyn NpuDevice>,
+    /// By chunk length, then layer, then linear.
+    graphs: BTreeMap<usize, Vec<[GraphRef; 4]>>,
+    deadline: Duration,
 }
 
 impl std::fmt::Debug for PreparedNpu {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PreparedNpu").field("layers", &self.graphs.len()).finish_non_exhaustive()
+        f.debug_struct("PreparedNpu")
+            .field("device", &self.device.profile().device)
+            .field("contexts", &self.contexts.len())
+            .field("chunk_lens", &self.graphs.keys())
+            .finish_non_exhaustive()
     }
 }
 
 impl PreparedNpu {
-    /// Builds and prepares the graphs of placement `split` for one chunk length on the simulated NPU of a named profile.
+    /// Opens a backend for a model: one graph per layer, linear and chunk length. A graph that takes longer than `deadline`
+    /// counts as hung.
     ///
     /// # Errors
-    /// [`RuntimeError::NotCalibrated`]; whatever the device refuses.
-    pub fn prepare(model: &Model, profile: &str, chunk_len: usize) -> Result<Self, RuntimeError> {
-        let span = tracing::info_span!("prepare", chunk_len);
+    /// What the backend or its device refuses; [`RuntimeError::Schedule`] when a graph is missing.
+    pub fn open(
+        backend: &dyn NpuBackend,
+        model: &Model,
+        chunk_lens: &[usize],
+        deadline: Duration,
+    ) -> Result<Self, RuntimeError> {
+        let span = tracing::info_span!("prepare", npu = backend.name(), ?chunk_lens);
         let _entered = span.enter();
-        let calibration = model.calibration().ok_or(RuntimeError::NotCalibrated)?;
-        let config = model.config();
-        let options =
-            SplitOptions { name: "split", chunk_lens: &[chunk_len], weights: npu_weights(model), layers: None };
-        let spec = split_context(config, calibration, &options)?;
-        let options = SimOptions {
-            profile: self::profile(profile)?,
-            threads: 1,
-            timing: SimTiming::Off,
-            faults: FaultPlan::default(),
-        };
-        let device: Box<dyn NpuDevice> = Box::new(SimDevice::new(options));
-        let context = device.prepare(&spec, &ModelWeights { model })?;
-        let graphs = (0..config.num_hidden_layers)
-            .map(|l| {
-                let find = |kind| {
-                    let name = graph_name(kind, LayerIdx(l), chunk_len);
-                    context.graph(&name).ok_or_else(|| {
-                        RuntimeError::Schedule(format!(
-                            "the device prepared no graph `{name}`; this is a bug of coexec"
-                        ))
-                    })
-                };
-                Ok([find(LinearKind::Qkv)?, find(LinearKind::O)?, find(LinearKind::GateUp)?, find(LinearKind::Down)?])
+        let OpenNpu { contexts, device } = backend.open(model, chunk_lens)?;
+        let find = |kind, layer, chunk_len| {
+            let name = graph_name(kind, LayerIdx(layer), chunk_len);
+            let found = contexts.iter().enumerate().find_map(|(i, c)| Some((i, c.graph(&name)?)));
+            found.ok_or_else(|| {
+                RuntimeError::Schedule(format!("NPU `{}` prepared no graph `{name}`; this is a bug", backend.name()))
             })
-            .collect::<Result<_, RuntimeError>>()?;
-        tracing::info!(bytes = context.memory_bytes(), graphs = spec.graphs.len(), "static graphs prepared");
-        Ok(Self { device, context, graphs })
+        };
+        let mut graphs = BTreeMap::new();
+        for &chunk_len in chunk_lens {
+            let layers = (0..model.config().num_hidden_layers)
+                .map(|l| {
+                    let [qkv, o, gate_up, down] = LinearKind::ALL.map(|kind| find(kind, l, chunk_len));
+                    Ok([qkv?, o?, gate_up?, down?])
+                })
+                .collect::<Result<Vec<_>, RuntimeError>>()?;
+            graphs.insert(chunk_len, layers);
+        }
+        let npu = Self { contexts, device, graphs, deadline };
+        tracing::info!(bytes = npu.memory_bytes(), contexts = npu.contexts.len(), "static graphs prepared");
+        Ok(npu)
     }
 
-    /// Bytes that the context holds.
+    /// Bytes that the contexts hold.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        self.context.memory_bytes()
+        self.contexts.iter().map(|c| c.memory_bytes()).sum()
     }
 
-    /// Name of the device's profile.
+    /// What the device can do.
     #[must_use]
-    pub fn profile_name(&self) -> &str {
-        &self.device.profile().name
+    pub fn profile(&self) -> &DeviceProfile {
+        self.device.profile()
+    }
+
+    /// Chunk lengths that there are graphs for, ascending.
+    pub fn chunk_lens(&self) -> impl Iterator<Item = usize> {
+        self.graphs.keys().copied()
     }
 
     /// Buffers for one linear: codes in `[chunk_len, K]`, codes out per part `[chunk_len, width]`.
@@ -94,12 +111,36 @@ impl PreparedNpu {
     /// Runs the static graph of one linear and waits for it.
     ///
     /// # Errors
-    /// The device's.
-    pub fn run(&self, layer: usize, kind: LinearKind, bindings: &Bindings) -> Result<(), RuntimeError> {
-        let ticket = self.context.submit(self.graphs[layer][kind.index()], bindings)?;
-        self.context.wait(ticket, Some(DEADLINE))?;
-        Ok(())
+    /// [`RuntimeError::NpuGraph`] with the device's error; [`RuntimeError::Schedule`] when there is no such graph.
+    pub fn run(
+        &self,
+        chunk_len: usize,
+        layer: usize,
+        kind: LinearKind,
+        bindings: &Bindings,
+    ) -> Result<(), RuntimeError> {
+        let name = || graph_name(kind, LayerIdx(layer as u32), chunk_len);
+        let graph = self.graphs.get(&chunk_len).and_then(|layers| layers.get(layer)).map(|l| l[kind.index()]);
+        let (context, id) =
+            graph.ok_or_else(|| RuntimeError::Schedule(format!("no static graph `{}` is prepared", name())))?;
+        let context = &self.contexts[context];
+        let ran = context.submit(id, bindings).and_then(|ticket| context.wait(ticket, Some(self.deadline)));
+        ran.map(|_| ()).map_err(|source| RuntimeError::NpuGraph {
+            device: self.profile().device.clone(),
+            graph: name(),
+            source,
+        })
     }
+}
+
+/// The specs of a model's static graphs: QKV, O, gate+up and down of every layer, for every chunk length, in one context.
+///
+/// # Errors
+/// [`RuntimeError::NotCalibrated`]; what cannot be built for this model.
+pub fn split_spec(model: &Model, chunk_lens: &[usize]) -> Result<ContextSpec, RuntimeError> {
+    let calibration = model.calibration().ok_or(RuntimeError::NotCalibrated)?;
+    let options = SplitOptions { name: "split", chunk_lens, weights: npu_weights(model), layers: None };
+    Ok(split_context(model.config(), calibration, &options)?)
 }
 
 /// A chip's profile by name.
@@ -112,77 +153,4 @@ pub fn profile(name: &str) -> Result<DeviceProfile, RuntimeError> {
         value: name.to_owned(),
         reason: format!("use one of {}", profile::chips::NAMES.join(", ")),
     })
-}
-
-/// 4-bit weights go to the NPU as they are where their groups fit, all others as per-channel INT8.
-fn npu_weights(model: &Model) -> NpuWeights {
-    let all_q4 = (0..model.config().num_hidden_layers as usize).all(|l| {
-        LinearKind::ALL.iter().all(|kind| {
-            let w = model.linear(l, *kind);
-            w.format() == WeightFormat::Q4 && w.k().is_multiple_of(layout::GROUP)
-        })
-    });
-    if all_q4 { NpuWeights::BlockExpansion } else { NpuWeights::PerChannelI8 }
-}
-
-struct ModelWeights<'a> {
-    model: &'a Model,
-}
-
-impl ModelWeights<'_> {
-    /// Calls `f` with every row of a range.
-    fn rows(
-        &self,
-        tensor: TensorName,
-        rows: &Range<usize>,
-        f: &mut dyn FnMut(usize, &layout::Panel<'_>),
-    ) -> Result<(), WeightError> {
-        let kind = |t| LinearKind::ALL.into_iter().find(|k| k.tensor() == t);
-        let weight = match tensor {
-            TensorName::Layer(layer, t) if layer.0 < self.model.config().num_hidden_layers => {
-                kind(t).map(|kind| self.model.linear(layer.index(), kind))
-            }
-            _ => None,
-        }
-        .ok_or(WeightError::Missing { tensor })?;
-        if rows.end > weight.n() {
-            return Err(WeightError::Shape { tensor, reason: format!("it has {} rows, not {}", weight.n(), rows.end) });
-        }
-        weight
-            .for_panels(rows.clone(), &mut |first, panel| {
-                for r in rows.start.max(first)..rows.end.min(first + layout::PANEL_ROWS) {
-                    f(r - first, &panel);
-                }
-            })
-            .map_err(|e| WeightError::Read { tensor, source: Box::new(e) })
-    }
-}
-
-impl WeightSource for ModelWeights<'_> {
-    fn int8_rows(
-        &self,
-        tensor: TensorName,
-        rows: Range<usize>,
-        codes: &mut Vec<i8>,
-        scales: &mut Vec<f32>,
-    ) -> Result<(), WeightError> {
-        codes.clear();
-        scales.clear();
-        let mut row = Vec::new();
-        self.rows(tensor, &rows, &mut |r, panel| {
-            scales.push(panel.read_int8_row(r, &mut row));
-            codes.extend_from_slice(&row);
-        })
-    }
-
-    fn block_rows(&self, tensor: TensorName, rows: Range<usize>, out: &mut BlockRows) -> Result<(), WeightError> {
-        out.codes.clear();
-        out.group_scales.clear();
-        out.scales.clear();
-        self.rows(tensor, &rows, &mut |r, panel| {
-            out.codes.extend((0..panel.k).map(|k| panel.code(r, k)));
-            out.group_scales.extend((0..panel.k / layout::GROUP).map(|g| panel.group_scale_code(r, g)));
-            out.scales.push(panel.channel_scale(r));
-        })
-    }
 }

@@ -1,8 +1,9 @@
 //! What the user of an engine can choose.
 
 use crate::{KvDtype, RuntimeError};
+use coexec_npu::FaultPlan;
 use coexec_scheduler::PolicyKind;
-use std::str::FromStr;
+use std::{str::FromStr, time::Duration};
 
 /// Which NPU prefill runs on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,6 +13,8 @@ pub enum NpuChoice {
     Auto,
     /// The simulated NPU.
     Sim,
+    /// Qualcomm's NPU.
+    Qnn,
     /// No NPU: everything on the CPU.
     None,
 }
@@ -23,11 +26,12 @@ impl FromStr for NpuChoice {
         match s {
             "auto" => Ok(Self::Auto),
             "sim" => Ok(Self::Sim),
+            "qnn" => Ok(Self::Qnn),
             "none" => Ok(Self::None),
             _ => Err(RuntimeError::Option {
                 option: "--npu",
                 value: s.to_owned(),
-                reason: "use sim, none or auto".to_owned(),
+                reason: "use qnn, sim, none or auto".to_owned(),
             }),
         }
     }
@@ -44,8 +48,13 @@ pub struct EngineOptions {
     pub npu: NpuChoice,
     /// Chip that the simulated NPU stands for (its limits): a name of [`coexec_npu::profile::chips::NAMES`].
     pub npu_profile: String,
-    /// Tokens per prefill chunk.
-    pub chunk_len: usize,
+    /// Tokens that a prefill chunk may hold: one set of static graphs each, in any order. A prompt is cut so that its
+    /// expected time on the NPU is least.
+    pub chunk_lens: Vec<usize>,
+    /// Longest time that a static graph may take before the NPU counts as hung.
+    pub npu_deadline: Duration,
+    /// Failures that the simulated NPU injects (tests).
+    pub faults: FaultPlan,
     /// Who picks the next task.
     pub policy: PolicyKind,
     /// Whether clipped activations are corrected on the CPU.
@@ -67,7 +76,9 @@ impl Default for EngineOptions {
             kernels: None,
             npu: NpuChoice::Auto,
             npu_profile: "sm8650".to_owned(),
-            chunk_len: 256,
+            chunk_lens: CHUNK_LENS.to_vec(),
+            npu_deadline: Duration::from_secs(120),
+            faults: FaultPlan::default(),
             policy: PolicyKind::Staggered,
             shadow: true,
             pruning_rate: 0.0,
@@ -78,6 +89,10 @@ impl Default for EngineOptions {
     }
 }
 
+/// Chunk lengths of an engine when nobody asks for others.
+pub const CHUNK_LENS: [usize; 4] = [32, 64, 128, 256];
+/// Most chunk lengths of an engine.
+pub const MAX_CHUNK_LENS: usize = 16;
 /// Longest chunk: one static graph's rows.
 pub const MAX_CHUNK_LEN: usize = 8192;
 /// Most CPU workers.
@@ -92,8 +107,14 @@ impl EngineOptions {
         let bad = |option, value: String, reason: &str| {
             Err(RuntimeError::Option { option, value, reason: reason.to_owned() })
         };
-        if self.chunk_len == 0 || self.chunk_len > MAX_CHUNK_LEN {
-            return bad("--chunk-len", self.chunk_len.to_string(), "use 1 … 8192");
+        if self.chunk_lens.is_empty() || self.chunk_lens.len() > MAX_CHUNK_LENS {
+            return bad("--chunk-len", format!("{} lengths", self.chunk_lens.len()), "use 1 … 16 lengths");
+        }
+        if let Some(len) = self.chunk_lens.iter().find(|len| !(1..=MAX_CHUNK_LEN).contains(*len)) {
+            return bad("--chunk-len", len.to_string(), "use 1 … 8192");
+        }
+        if self.npu_deadline.is_zero() {
+            return bad("npu_deadline", "0".to_owned(), "use a time that a static graph can keep");
         }
         if self.threads > MAX_THREADS {
             return bad("--threads", self.threads.to_string(), "use 0 (one per core) … 256");
@@ -102,6 +123,15 @@ impl EngineOptions {
             return bad("--prune", self.pruning_rate.to_string(), "use a share 0 … 1");
         }
         Ok(())
+    }
+
+    /// The chunk lengths, ascending, each once.
+    #[must_use]
+    pub fn ladder(&self) -> Vec<usize> {
+        let mut lens = self.chunk_lens.clone();
+        lens.sort_unstable();
+        lens.dedup();
+        lens
     }
 
     /// CPU workers to start.

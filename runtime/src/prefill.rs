@@ -1,10 +1,13 @@
 //! Prefill: a prompt cut into chunks, its layers cut into tasks, run on NPU and CPU out of order.
 //!
-//! [`plan`] says what there is to do, [`buffers`] holds what tasks hand to each other, [`run`] does it.
+//! [`chunks`] cuts the prompt, [`plan`] says what there is to do, [`buffers`] holds what tasks hand to each other, [`run`]
+//! does it.
 
 pub mod buffers;
+pub mod chunks;
 pub mod plan;
 pub mod run;
 
-pub use plan::{Chunk, Placement, PlanOptions, PrefillPlan, Stage, StageTask};
+pub use chunks::Chunk;
+pub use plan::{Placement, PlanOptions, PrefillPlan, Stage, StageTask};
 pub use run::{LogitsWanted, PrefillOptions, PrefillOutput};

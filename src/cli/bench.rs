@@ -65,6 +65,8 @@ struct Row {
     kernels: String,
     shadow: bool,
     pruning_rate: f32,
+    /// Lengths that chunks may have; `n_batch` is the longest.
+    chunk_lens: Vec<usize>,
     chunks: usize,
 }
 
@@ -138,7 +140,7 @@ fn measure(
         model_type: format!("{} {} {format}", config.architecture, in_words(parameters(&summary))),
         model_size: summary.total.raw_bytes,
         model_n_params: parameters(&summary),
-        n_batch: engine.options().chunk_len,
+        n_batch: engine.options().chunk_lens.iter().copied().max().unwrap_or(0),
         n_threads: engine.options().worker_threads(),
         type_k: kv,
         type_v: kv,
@@ -157,6 +159,7 @@ fn measure(
         kernels: engine.kernels().to_owned(),
         shadow: engine.options().shadow,
         pruning_rate: engine.options().pruning_rate,
+        chunk_lens: engine.options().ladder(),
         chunks,
     })
 }
@@ -253,9 +256,13 @@ fn markdown(rows: &[Row]) -> String {
         }
     }
     if let Some(row) = rows.first() {
+        let lens: Vec<String> = row.chunk_lens.iter().map(ToString::to_string).collect();
         out.push_str(&format!(
             "\nbuild: {}, kernels: {}, policy: {}, chunk {}\n",
-            row.build_commit, row.kernels, row.policy, row.n_batch
+            row.build_commit,
+            row.kernels,
+            row.policy,
+            lens.join(",")
         ));
     }
     out

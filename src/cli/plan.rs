@@ -4,7 +4,7 @@ use super::shared::{EngineArgs, Format};
 use clap::Args;
 use coexec::{
     model::{LayerIdx, LinearKind},
-    runtime::prefill::{PrefillPlan, plan as planner},
+    runtime::prefill::{Placement, PrefillPlan, plan as planner},
     scheduler::Processor,
 };
 use std::collections::BTreeMap;
@@ -45,19 +45,26 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     println!(
-        "{}: {} tokens from position {} -> {} chunk(s) of {}; placement {}, NPU {} ({})",
+        "{}: {} tokens from position {} -> {} chunk(s); placement {}, NPU {} ({})",
         args.engine.model_name(),
         args.prompt_len,
         args.start_pos,
         plan.chunks.len(),
-        plan.chunk_len,
         plan.placement.name(),
         engine.npu_device(),
         engine.npu_reason(),
     );
     for (i, c) in plan.chunks.iter().enumerate() {
-        let padding = if plan.placement.name() == "split" { plan.chunk_len - c.tokens } else { 0 };
-        println!("  chunk {i}: positions {}..{}, {padding} rows of padding", c.start_pos, c.start_pos + c.tokens);
+        let end = c.start_pos + c.tokens;
+        if plan.placement == Placement::Split {
+            let padding = c.chunk_len - c.tokens;
+            println!(
+                "  chunk {i}: positions {}..{end}, graphs of {}, {padding} rows of padding",
+                c.start_pos, c.chunk_len
+            );
+        } else {
+            println!("  chunk {i}: positions {}..{end}", c.start_pos);
+        }
     }
     println!(
         "\ntasks {} (NPU {}, CPU {})",
@@ -101,9 +108,8 @@ fn json(plan: &PrefillPlan, npu_device: &str) -> serde_json::Value {
     serde_json::json!({
         "placement": plan.placement.name(),
         "npu_device": npu_device,
-        "chunk_len": plan.chunk_len,
         "chunks": plan.chunks.iter().map(|c| serde_json::json!({
-            "offset": c.offset, "tokens": c.tokens, "start_pos": c.start_pos,
+            "offset": c.offset, "tokens": c.tokens, "start_pos": c.start_pos, "chunk_len": c.chunk_len,
         })).collect::<Vec<_>>(),
         "tasks": plan.tasks.iter().zip(plan.graph.task_ids()).map(|(t, id)| serde_json::json!({
             "id": id.0,

@@ -2,7 +2,9 @@
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use coexec::{Engine, EngineOptions, KvDtype, NpuChoice, PolicyKind, model::packed::PackedFile};
+use coexec::{
+    Engine, EngineOptions, KvDtype, NpuChoice, PolicyKind, model::packed::PackedFile, runtime::options::CHUNK_LENS,
+};
 use std::{
     fs,
     io::{self, Write},
@@ -33,12 +35,12 @@ pub(crate) struct EngineArgs {
     /// The .coexec file; without it the embedded demo model
     #[arg(long, short = 'm', value_name = "F")]
     pub(crate) model: Option<PathBuf>,
-    /// NPU for prefill: sim, none or auto
+    /// NPU for prefill: qnn, sim, none or auto
     #[arg(long, default_value = "auto")]
     npu: String,
-    /// Tokens per prefill chunk
-    #[arg(long, default_value_t = 256, value_name = "N")]
-    chunk_len: usize,
+    /// Tokens that a prefill chunk may hold, comma-separated; prompts are cut so that the NPU's expected time is least
+    #[arg(long, default_values_t = CHUNK_LENS, value_delimiter = ',', value_name = "N")]
+    chunk_len: Vec<usize>,
     /// Who picks the next task: in-order, npu-stall, critical-path or staggered
     #[arg(long, default_value = "staggered")]
     pub(crate) policy: String,
@@ -84,7 +86,7 @@ impl EngineArgs {
             threads: self.threads,
             kernels: self.kernels.clone(),
             npu: self.npu.parse::<NpuChoice>()?,
-            chunk_len: self.chunk_len,
+            chunk_lens: self.chunk_len.clone(),
             policy: self.policy.parse::<PolicyKind>()?,
             shadow: matches!(self.shadow, OnOff::On),
             pruning_rate: self.prune,

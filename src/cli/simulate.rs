@@ -7,7 +7,10 @@ use coexec::{
     PolicyKind,
     model::{DecoderConfig, random},
     npu::DeviceProfile,
-    runtime::prefill::{Placement, PlanOptions, plan as planner, plan::StageCosts},
+    runtime::{
+        options::MAX_CHUNK_LEN,
+        prefill::{Placement, PlanOptions, plan as planner, plan::StageCosts},
+    },
     scheduler::{
         Processor, SimulatedProfile, TimelineOptions, TraceMeta, bounds::lower_bound, simulate as run_virtual,
         write_chrome_trace, write_timeline_svg,
@@ -26,9 +29,9 @@ pub(crate) struct SimulateArgs {
     /// Tokens of the prompt
     #[arg(long, default_value_t = 1024, value_name = "N")]
     prompt_len: usize,
-    /// Tokens per chunk
-    #[arg(long, default_value_t = 256, value_name = "N")]
-    chunk_len: usize,
+    /// Tokens that a chunk may hold, comma-separated
+    #[arg(long, default_value = "256", value_delimiter = ',', value_name = "N")]
+    chunk_len: Vec<usize>,
     /// One policy; without it all are compared
     #[arg(long, value_name = "POLICY")]
     policy: Option<PolicyKind>,
@@ -81,19 +84,17 @@ pub(crate) fn simulate(args: &SimulateArgs) -> anyhow::Result<()> {
     if !(1..=256).contains(&args.cpu_workers) {
         anyhow::bail!("option --cpu-workers = {}: use 1 … 256", args.cpu_workers);
     }
-    if args.prompt_len > 1 << 20 || !(1..=8192).contains(&args.chunk_len) {
-        anyhow::bail!(
-            "options --prompt-len {} and --chunk-len {}: at most 1048576 and 8192",
-            args.prompt_len,
-            args.chunk_len
-        );
+    let lens: Vec<String> = args.chunk_len.iter().map(ToString::to_string).collect();
+    let lens = lens.join(",");
+    if args.prompt_len > 1 << 20 || args.chunk_len.iter().any(|len| !(1..=MAX_CHUNK_LEN).contains(len)) {
+        anyhow::bail!("options --prompt-len {} and --chunk-len {lens}: at most 1048576 and 8192", args.prompt_len);
     }
     let device = args.device()?;
     let source =
         format!("NPU: {}; {}", device.timing.map_or("", coexec::npu::TimingModel::source), StageCosts::CPU_SOURCE);
     let options = PlanOptions {
         placement: Placement::Split,
-        chunk_len: args.chunk_len,
+        chunk_lens: args.chunk_len.clone(),
         shadowed: vec![[!args.no_shadow; 4]; config.num_hidden_layers as usize],
         all_logits: false,
         cpu_workers: args.cpu_workers,
@@ -115,7 +116,7 @@ pub(crate) fn simulate(args: &SimulateArgs) -> anyhow::Result<()> {
         last = Some(report);
     }
     let label = SimulatedProfile { name: format!("{} / {}", device.name, args.timing), source: source.clone() };
-    let title = format!("{name}, {} tokens, chunk {}", args.prompt_len, args.chunk_len);
+    let title = format!("{name}, {} tokens, chunk {lens}", args.prompt_len);
     if let Some(report) = &last {
         if let Some(path) = &args.trace {
             let meta = TraceMeta { title: title.clone(), simulated: Some(label.clone()), flows: false };
@@ -146,7 +147,7 @@ pub(crate) fn simulate(args: &SimulateArgs) -> anyhow::Result<()> {
             "{}",
             serde_json::json!({
                 "simulated": { "profile": label.name, "source": label.source },
-                "model": name, "prompt_len": args.prompt_len, "chunk_len": args.chunk_len,
+                "model": name, "prompt_len": args.prompt_len, "chunk_lens": args.chunk_len,
                 "lower_bound_ns": bound.max_ns(), "policies": rows,
             })
         );

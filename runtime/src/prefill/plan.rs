@@ -5,6 +5,7 @@
 //! linear's consumer. Where only the last position's logits are wanted, earlier chunks end with the last layer's
 //! `kv_write`: nothing reads what would follow.
 
+use super::chunks::{Chunk, Rung, cut, cut_evenly};
 use crate::{RuntimeError, calibrate};
 use coexec_model::{DecoderConfig, LinearKind};
 use coexec_npu::{
@@ -88,17 +89,6 @@ pub struct StageTask {
     pub chunk: usize,
 }
 
-/// A piece of the prompt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Chunk {
-    /// Index of its first token in the prompt.
-    pub offset: usize,
-    /// Its tokens; the last chunk may hold fewer than `chunk_len` and is padded on the NPU.
-    pub tokens: usize,
-    /// Position of its first token.
-    pub start_pos: usize,
-}
-
 /// Expected times of tasks. Policies compare them and `coexec simulate` runs on them; results never depend on them.
 #[derive(Clone, Debug)]
 pub struct StageCosts {
@@ -143,8 +133,8 @@ impl StageCosts {
 pub struct PlanOptions {
     /// Where linears run.
     pub placement: Placement,
-    /// Tokens per chunk.
-    pub chunk_len: usize,
+    /// Tokens that a chunk may hold. The CPU takes the longest.
+    pub chunk_lens: Vec<usize>,
     /// Per layer and linear: whether it is corrected in shadow.
     pub shadowed: Vec<[bool; 4]>,
     /// Whether every position's logits are wanted, not only the last one's.
@@ -162,8 +152,6 @@ pub struct PlanOptions {
 pub struct PrefillPlan {
     /// Where linears run.
     pub placement: Placement,
-    /// Tokens per chunk.
-    pub chunk_len: usize,
     /// The chunks, in order.
     pub chunks: Vec<Chunk>,
     /// What each task of the graph is, by task id.
@@ -184,11 +172,16 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn add(&mut self, stage: Stage, layer: usize, chunk: usize, c: Chunk, after: &[TaskId]) -> TaskId {
-        let mut label = Label::new(stage.name()).chunk(chunk as u32);
+        let split = self.options.placement == Placement::Split;
+        let mut label = match stage {
+            // Named like its static graph.
+            Stage::Linear(kind) if split => Label::new(format!("{kind}.c{}", c.chunk_len)),
+            _ => Label::new(stage.name()),
+        }
+        .chunk(chunk as u32);
         if !matches!(stage, Stage::Embed | Stage::Out) {
             label = label.layer(layer as u32);
         }
-        let split = self.options.placement == Placement::Split;
         let (processor, lanes) = match stage {
             Stage::Linear(_) if split => (Processor::Npu, 1),
             Stage::Embed => (Processor::Cpu, 1),
@@ -233,7 +226,7 @@ impl Builder<'_> {
             Stage::Linear(kind) => {
                 let (n, k) = shape(kind);
                 match self.options.placement {
-                    Placement::Split => costs.npu_linear_ns(self.options.chunk_len, n as usize, k as usize),
+                    Placement::Split => costs.npu_linear_ns(c.chunk_len, n as usize, k as usize),
                     Placement::Cpu => m * n * k * costs.cpu_ns_per_mac,
                 }
             }
@@ -259,19 +252,33 @@ impl Builder<'_> {
     }
 }
 
-/// Cuts a prompt of `prompt_len` tokens that begins at position `start_pos` into chunks.
+/// What a chunk of each length takes on the NPU: the linears of all layers.
 #[must_use]
-pub fn chunks(prompt_len: usize, start_pos: usize, chunk_len: usize) -> Vec<Chunk> {
-    (0..prompt_len)
-        .step_by(chunk_len.max(1))
-        .map(|offset| Chunk { offset, tokens: chunk_len.min(prompt_len - offset), start_pos: start_pos + offset })
-        .collect()
+pub fn rungs(config: &DecoderConfig, costs: &StageCosts, chunk_lens: &[usize]) -> Vec<Rung> {
+    let rung = |&chunk_len: &usize| {
+        let layer_ns: f64 = LinearKind::ALL
+            .iter()
+            .map(|kind| {
+                let (n, k) = config.linear_shape(*kind);
+                costs.npu_linear_ns(chunk_len, n, k)
+            })
+            .sum();
+        Rung { chunk_len, cost_ns: (layer_ns * f64::from(config.num_hidden_layers)).max(1.0) as u64 }
+    };
+    chunk_lens.iter().map(rung).collect()
+}
+
+fn chunks(config: &DecoderConfig, options: &PlanOptions, prompt_len: usize, start_pos: usize) -> Vec<Chunk> {
+    match options.placement {
+        Placement::Split => cut(prompt_len, start_pos, &rungs(config, &options.costs, &options.chunk_lens)),
+        Placement::Cpu => cut_evenly(prompt_len, start_pos, options.chunk_lens.iter().copied().max().unwrap_or(0)),
+    }
 }
 
 /// Plans the prefill of `prompt_len` tokens from position `start_pos`.
 ///
 /// # Errors
-/// [`RuntimeError::EmptyPrompt`] for no tokens; [`RuntimeError::Schedule`] when the graph is refused.
+/// [`RuntimeError::EmptyPrompt`] for no tokens; [`RuntimeError::Option`] for no chunk lengths; [`RuntimeError::Schedule`] when the graph is refused.
 pub fn plan(
     config: &DecoderConfig,
     options: &PlanOptions,
@@ -281,7 +288,15 @@ pub fn plan(
     if prompt_len == 0 {
         return Err(RuntimeError::EmptyPrompt);
     }
-    let chunks = chunks(prompt_len, start_pos, options.chunk_len);
+    if options.chunk_lens.is_empty() || options.chunk_lens.contains(&0) {
+        let (option, value) = ("--chunk-len", format!("{:?}", options.chunk_lens));
+        return Err(RuntimeError::Option {
+            option,
+            value,
+            reason: "use at least one length, each at least 1".to_owned(),
+        });
+    }
+    let chunks = chunks(config, options, prompt_len, start_pos);
     let mut graph = GraphBuilder::new();
     let in_flight = graph.add_resource("chunks in flight", options.max_chunks_in_flight.max(1) as u32);
     let mut b = Builder { config, options, graph, tasks: Vec::new(), in_flight, whole: true };
@@ -316,5 +331,5 @@ pub fn plan(
     }
     let Builder { graph, tasks, .. } = b;
     let graph = graph.build().map_err(|e| RuntimeError::Schedule(e.to_string()))?;
-    Ok(PrefillPlan { placement: options.placement, chunk_len: options.chunk_len, chunks, tasks, graph })
+    Ok(PrefillPlan { placement: options.placement, chunks, tasks, graph })
 }

@@ -245,7 +245,7 @@ impl Execution<'_> {
         }
         let k = self.runner.model.linear(l, kind).k();
         let scale = self.calibration(kind, l)?.input_scale;
-        let chunk_len = self.runner.plan.chunk_len;
+        let chunk_len = self.runner.plan.chunks[chunk].chunk_len;
         let parts = self.runner.model.config().linear_parts(kind);
         let mut npu = self.buffers[chunk].npu.lock();
         let bindings = npu.allocate(kind, || self.npu()?.bindings(chunk_len, k, &parts))?;
@@ -264,7 +264,7 @@ impl Execution<'_> {
 
     fn npu_linear(&self, kind: LinearKind, l: usize, chunk: usize) -> Result<(), RuntimeError> {
         let bindings = self.buffers[chunk].npu.lock().get(kind).cloned().unwrap_or_default();
-        self.npu()?.run(l, kind, &bindings)
+        self.npu()?.run(self.runner.plan.chunks[chunk].chunk_len, l, kind, &bindings)
     }
 
     fn shadow(&self, kind: LinearKind, l: usize, chunk: usize, lanes: u16) -> Result<(), RuntimeError> {

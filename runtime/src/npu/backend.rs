@@ -1,0 +1,82 @@
+//! A kind of NPU, and which ones an engine uses.
+
+use super::SimBackend;
+use crate::{EngineOptions, Model, NpuChoice, RuntimeError};
+use coexec_npu::{DeviceProfile, NpuContext, NpuDevice};
+use std::sync::Arc;
+
+/// A kind of NPU that an engine can run prefill on.
+///
+/// An implementation must survive failures of its device: after one, everything that [`Self::open`] returned is dropped and
+/// `open` is called again, which must then not reuse what was lost.
+pub trait NpuBackend: Send + Sync {
+    /// Short name in stats and messages: `sim`, `qnn`.
+    fn name(&self) -> &'static str;
+
+    /// Whether this is a chip, whose driver can take the process down, and not a simulation.
+    fn is_real(&self) -> bool;
+
+    /// What the device can do.
+    fn profile(&self) -> &DeviceProfile;
+
+    /// Opens the device and makes the static graphs of `model` for `chunk_lens` (ascending, without repetition), named by
+    /// [`coexec_npu::graph_name`]. They may be spread over contexts in any way.
+    ///
+    /// # Errors
+    /// [`RuntimeError::NotCalibrated`]; whatever the device refuses.
+    fn open(&self, model: &Model, chunk_lens: &[usize]) -> Result<OpenNpu, RuntimeError>;
+}
+
+/// An open NPU.
+pub struct OpenNpu {
+    /// The graphs: all in one, or shards by layers, or one per chunk length.
+    pub contexts: Vec<Box<dyn NpuContext>>,
+    /// The device that buffers come from.
+    pub device: Arc<dyn NpuDevice>,
+}
+
+impl std::fmt::Debug for OpenNpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let device = &self.device.profile().device;
+        f.debug_struct("OpenNpu").field("device", device).field("contexts", &self.contexts.len()).finish()
+    }
+}
+
+/// The NPUs of an engine and why it has them.
+pub struct Chosen {
+    /// Best first. After the last one comes the CPU.
+    pub backends: Vec<Arc<dyn NpuBackend>>,
+    /// Why the first.
+    pub reason: String,
+}
+
+impl std::fmt::Debug for Chosen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<_> = self.backends.iter().map(|b| b.name()).collect();
+        f.debug_struct("Chosen").field("backends", &names).field("reason", &self.reason).finish()
+    }
+}
+
+/// Picks the NPUs for a model.
+///
+/// # Errors
+/// When the one asked for cannot be used.
+pub fn choose(model: &Model, options: &EngineOptions) -> Result<Chosen, RuntimeError> {
+    let chosen = |backends, reason: &str| Ok(Chosen { backends, reason: reason.to_owned() });
+    let sim = || Ok::<_, RuntimeError>(vec![Arc::new(SimBackend::new(options)?) as Arc<dyn NpuBackend>]);
+    let calibrated = model.calibration().is_some();
+    match options.npu {
+        NpuChoice::None => chosen(Vec::new(), "asked for"),
+        NpuChoice::Sim | NpuChoice::Qnn if !calibrated => Err(RuntimeError::NotCalibrated),
+        NpuChoice::Sim => chosen(sim()?, "asked for"),
+        NpuChoice::Qnn => Err(RuntimeError::Option {
+            option: "--npu",
+            value: "qnn".to_owned(),
+            reason: "Qualcomm's NPU is not built into this version yet; use sim, none or auto".to_owned(),
+        }),
+        NpuChoice::Auto if calibrated => {
+            chosen(sim()?, "auto: no NPU on this machine, the model is calibrated: simulated")
+        }
+        NpuChoice::Auto => chosen(Vec::new(), "auto: the model has no calibration, so no static graphs"),
+    }
+}
