@@ -1,17 +1,27 @@
-//! A simulated NPU: integer-exact with HTP's rounding, static shapes only, a chip's limits, optional times and faults.
+//! A simulated NPU: static shapes only, a chip's limits, optional times and faults.
 //!
-//! Deterministic on every machine: results depend on integers and on a few f32 operations in a fixed order, never on
-//! threads or time. A context's graphs run on its own worker thread, in order; contexts of one device run one at a time, as
+//! Linears in codes are exact with HTP's measured rounding ([`requant`]). Every other op is computed in real numbers and
+//! rounded once to its output (`ops.rs`); HTP was measured to be a step or two away from that. [`Observer`] tells the range of
+//! every tensor, from which encodings are chosen.
+//!
+//! Deterministic on every machine: results depend on integers and on float operations in a fixed order, never on threads or
+//! time. A context's graphs run on its own worker thread, in order; contexts of one device run one at a time, as
 //! on the NPU.
 
 mod blob;
 mod context;
 mod fault;
 mod linear;
+mod matmul;
+mod numbers;
+mod observe;
+mod ops;
 mod prepared;
 pub mod requant;
+mod statics;
 
 pub use fault::{FaultPlan, PrepareFault, SubmitFault};
+pub use observe::{Observation, Observer};
 
 use crate::{
     ContextSpec, DeviceProfile, Manifest, NpuBuffer, NpuContext, NpuDevice, NpuError, WeightSource, profile::chips,
@@ -123,7 +133,7 @@ impl NpuDevice for SimDevice {
         self.shared.profile.check(spec)?;
         self.fail_if_planned("prepare", &spec.name)?;
         let lease = MemoryLease::take(&self.shared, spec)?;
-        self.start(Prepared::from_source(spec, weights, lease)?)
+        self.start(Prepared::from_source(spec, weights, Some(lease))?)
     }
 
     fn load(&self, bytes: &[u8], manifest: &Manifest) -> Result<Box<dyn NpuContext>, NpuError> {

@@ -196,6 +196,14 @@ pub fn gain_codes(values: &[f32], dtype: Dtype) -> Option<(Encoding, Vec<u8>)> {
     Some((Encoding::Tensor { scale, zero_point: zero_point as i32 }, bytes))
 }
 
+/// The codes of a float bias as QNN takes it beside per-channel weights: i32, one scale `scale_in · scales[n]` (an f32
+/// product) per channel, offset 0, rounded to nearest (ties to even) and clamped. `scales` are those of [`lowered_scales`].
+#[must_use]
+pub fn bias_codes(bias: &[f32], scale_in: f32, scales: &[f32]) -> Vec<i32> {
+    let one = |(bias, scale): (&f32, &f32)| (f64::from(*bias) / f64::from(scale_in * scale)).round_ties_even() as i32;
+    bias.iter().zip(scales).map(one).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,6 +240,17 @@ mod tests {
         assert_eq!(lowered_scales(&[0; 4], 2, &[0.0, 0.0], 9.0), Ok(vec![9.0, 9.0]));
         for bad in [[0.0, 0.0, 1.0], [0.0, -1.0, 1.0], [0.0, f32::NAN, 1.0], [0.0, f32::INFINITY, 1.0]] {
             assert!(lowered_scales(&codes, 2, &bad, 9.0).expect_err("bad").contains("channel 1"));
+        }
+    }
+
+    #[test]
+    fn biases_round_to_even_and_clamp() {
+        let bias = [0.25, 0.75, -0.25, 1e30, -1e30, 3.0];
+        assert_eq!(bias_codes(&bias, 0.5, &[1.0, 1.0, 1.0, 1.0, 1.0, 0.25]), [0, 2, 0, i32::MAX, i32::MIN, 24]);
+        // Codes that were floats come back as they were.
+        let scale = 0.003_f32 * 0.017;
+        for code in [-1_522_091, -1, 0, 7, 427_672] {
+            assert_eq!(bias_codes(&[code as f32 * scale], 0.003, &[0.017]), [code]);
         }
     }
 

@@ -2,25 +2,31 @@
 //!
 //! ```text
 //! magic 8 | version u32 | header length u32 | header: ContextSpec as JSON
-//!         | per weight, in the order of ContextSpec::weights: n·k codes i8, n scales f32 | XXH3-64 of all before
+//!         | per weight, in the order of ContextSpec::weights: n·k codes i8, n scales f32
+//!         | per float vector (gain, bias), in order of first use: its elements f32 | XXH3-64 of all before
 //! ```
 //! Little-endian. Lengths follow from the header; a binary of any other length or checksum is refused, whatever the manifest
 //! says.
 
-use super::{MemoryLease, linear::LinearWeights, prepared::Prepared};
+use super::{
+    MemoryLease,
+    linear::LinearWeights,
+    prepared::Prepared,
+    statics::{Statics, integer_weights, vectors},
+};
 use crate::{ContextSpec, NpuError};
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 const MAGIC: &[u8; 8] = b"coexsim\0";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const FIXED_BYTES: usize = 16;
 
 /// A checked binary.
 #[derive(Debug)]
 pub(super) struct Blob<'a> {
     pub(super) spec: ContextSpec,
-    weights: &'a [u8],
+    statics: &'a [u8],
 }
 
 pub(super) fn write(prepared: &Prepared) -> Result<Vec<u8>, NpuError> {
@@ -32,9 +38,12 @@ pub(super) fn write(prepared: &Prepared) -> Result<Vec<u8>, NpuError> {
     out.extend_from_slice(&VERSION.to_le_bytes());
     out.extend_from_slice(&header_len.to_le_bytes());
     out.extend_from_slice(&header);
-    for weights in &prepared.weights {
+    for weights in &prepared.statics.weights {
         out.extend(weights.codes.iter().map(|c| *c as u8));
         out.extend(weights.scales.iter().flat_map(|s| s.to_le_bytes()));
+    }
+    for vector in &prepared.statics.vectors {
+        out.extend(vector.iter().flat_map(|v| v.to_le_bytes()));
     }
     out.extend_from_slice(&xxh3_64(&out).to_le_bytes());
     Ok(out)
@@ -58,33 +67,42 @@ pub(super) fn read(bytes: &[u8]) -> Result<Blob<'_>, NpuError> {
     if header_len > rest.len() {
         return Err(bad("the header is longer than the binary".to_owned()));
     }
-    let (header, weights) = rest.split_at(header_len);
+    let (header, statics) = rest.split_at(header_len);
     let spec: ContextSpec = serde_json::from_slice(header).map_err(|e| bad(format!("header: {e}")))?;
     spec.validate()?;
     let size = |n: usize, k: usize| n.checked_mul(k)?.checked_add(n.checked_mul(4)?);
-    let total = spec.weights().iter().try_fold(0usize, |sum, w| sum.checked_add(size(w.n(), w.k)?));
-    if total != Some(weights.len()) {
-        return Err(bad(format!("{} bytes of weights, the spec takes {total:?}", weights.len())));
+    let weights = spec.weights().iter().try_fold(0usize, |sum, w| sum.checked_add(size(w.n(), w.k)?));
+    let vectors = vectors(&spec);
+    let total = vectors.iter().try_fold(weights, |sum, (_, r)| Some(sum?.checked_add(r.len().checked_mul(4)?)));
+    let total = total.flatten();
+    if total != Some(statics.len()) {
+        return Err(bad(format!("{} bytes of static data, the spec takes {total:?}", statics.len())));
     }
-    Ok(Blob { spec, weights })
+    Ok(Blob { spec, statics })
 }
 
 impl Blob<'_> {
     pub(super) fn prepare(self, lease: MemoryLease) -> Result<Prepared, NpuError> {
-        let mut rest = self.weights;
+        let mut rest = self.statics;
+        // `read` made sure that the lengths add up.
+        let mut take = |len: usize| {
+            let (head, tail) = rest.split_at(len);
+            rest = tail;
+            head
+        };
+        let floats =
+            |bytes: &[u8]| bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect::<Vec<f32>>();
+        let integer = integer_weights(&self.spec);
         let mut weights = Vec::new();
         for wanted in self.spec.weights() {
             let (n, k) = (wanted.n(), wanted.k);
-            // `read` made sure that the lengths add up.
-            let (codes, after) = rest.split_at(n * k);
-            let (scales, after) = after.split_at(n * 4);
-            rest = after;
-            let scales: Vec<f32> =
-                scales.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-            let codes = codes.iter().map(|c| *c as i8).collect();
-            let packed = LinearWeights::new(n, k, codes, scales);
+            let codes = take(n * k).iter().map(|c| *c as i8).collect();
+            let scales = floats(take(n * 4));
+            let packed = LinearWeights::new(n, k, codes, scales, integer.contains(wanted));
             weights.push(Arc::new(packed.map_err(|e| NpuError::Blob { reason: e.to_string() })?));
         }
-        Prepared::new(self.spec, weights, lease)
+        let vectors = vectors(&self.spec).iter().map(|(_, range)| Arc::new(floats(take(range.len() * 4)))).collect();
+        drop(integer);
+        Prepared::new(self.spec, Statics { weights, vectors }, Some(lease))
     }
 }

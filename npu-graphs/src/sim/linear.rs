@@ -1,50 +1,67 @@
-//! Exact sums of a linear and their way to output codes. One function, [`Executor::linear`], serves every dtype.
+//! Linears: in codes, exact sums and their way to output codes by HTP's rule; in floats, on dequantised weights.
 
-use super::requant::{ChannelMultiplier, Width, requantize};
-use coexec_cpu::{CpuError, Ctx, I8Panels, Pool, gemm_u8s8};
+use super::{
+    matmul::{Shape, batched, times_weights},
+    numbers::encode,
+    requant::{ChannelMultiplier, Width, requantize},
+};
+use crate::TensorSpec;
+use coexec_cpu::{CpuError, Ctx, I8Panels, LinearScratch, Pool, gemm_u8s8};
 use parking_lot::Mutex;
+use std::sync::Arc;
 
 /// INT8 weights of one [`crate::WeightSpec`], shared by every graph that names it.
 #[derive(Debug)]
 pub(super) struct LinearWeights {
+    n: usize,
+    k: usize,
     /// `[n, k]` as given: what a context binary is written from.
     pub(super) codes: Vec<i8>,
-    /// The same, as kernels read them.
-    panels: I8Panels,
+    /// The same, as integer kernels read them; none when only float linears use them.
+    panels: Option<I8Panels>,
     /// `[n]`.
     pub(super) scales: Vec<f32>,
 }
 
 impl LinearWeights {
-    pub(super) fn new(n: usize, k: usize, codes: Vec<i8>, scales: Vec<f32>) -> Result<Self, CpuError> {
-        let panels = I8Panels::pack(n, k, codes.chunks_exact(k))?;
-        Ok(Self { codes, panels, scales })
+    pub(super) fn new(n: usize, k: usize, codes: Vec<i8>, scales: Vec<f32>, integer: bool) -> Result<Self, CpuError> {
+        let panels = if integer { Some(I8Panels::pack(n, k, codes.chunks_exact(k))?) } else { None };
+        Ok(Self { n, k, codes, panels, scales })
     }
 
     /// Output channels.
     pub(super) fn n(&self) -> usize {
-        self.panels.n()
+        self.n
     }
 
     /// Inputs.
     pub(super) fn k(&self) -> usize {
-        self.panels.k()
+        self.k
     }
 
     pub(super) fn memory_bytes(&self) -> u64 {
-        (self.codes.len() + self.panels.size_bytes() + self.scales.len() * 4) as u64
+        let panels = self.panels.as_ref().map_or(0, I8Panels::size_bytes);
+        (self.codes.len() + panels + self.scales.len() * 4) as u64
     }
 }
 
-/// One linear with everything that is fixed at prepare.
+/// A linear in codes with everything that is fixed at prepare.
 #[derive(Debug)]
-pub(super) struct LinearArgs<'a> {
+pub(super) struct IntegerLinear {
     pub(super) rows: usize,
     pub(super) width: Width,
     pub(super) zero_point_in: i32,
     pub(super) zero_point_out: i32,
-    pub(super) weights: &'a LinearWeights,
-    pub(super) multipliers: &'a [ChannelMultiplier],
+    pub(super) weights: Arc<LinearWeights>,
+    pub(super) multipliers: Vec<ChannelMultiplier>,
+    /// Added to the sums, `[n]`; empty without bias.
+    pub(super) bias: Vec<i64>,
+}
+
+impl IntegerLinear {
+    pub(super) fn memory_bytes(&self) -> u64 {
+        (size_of_val(self.multipliers.as_slice()) + size_of_val(self.bias.as_slice())) as u64
+    }
 }
 
 /// The simulated processor: threads and scratch memory, reused between graphs.
@@ -55,18 +72,54 @@ pub(super) struct Executor {
     low: Vec<u8>,
     acc: Vec<i32>,
     acc_low: Vec<i32>,
+    float: LinearScratch,
+    sums: Vec<f32>,
 }
 
 impl Executor {
     pub(super) fn new(threads: usize) -> Self {
         let (high, low, acc, acc_low) = Default::default();
-        Self { pool: Pool::new(threads), high, low, acc, acc_low }
+        Self { pool: Pool::new(threads), high, low, acc, acc_low, float: LinearScratch::new(), sums: Vec::new() }
+    }
+
+    /// `[rows, k]` numbers times dequantised weights, plus bias, rounded to the output's dtype; `out` is overwritten.
+    pub(super) fn float_linear(
+        &mut self,
+        weights: &LinearWeights,
+        bias: Option<&[f32]>,
+        x: &[f32],
+        y: &TensorSpec,
+        out: &mut Vec<u8>,
+    ) -> Result<(), CpuError> {
+        times_weights(&self.pool, &mut self.float, x, y.rows(), weights, &mut self.sums)?;
+        let bias = |i: usize| bias.map_or(0.0, |b| f64::from(b[i % weights.n()]));
+        encode(y, self.sums.iter().enumerate().map(|(i, v)| f64::from(*v) + bias(i)), out);
+        Ok(())
+    }
+
+    /// A product of two tensors, rounded to the output's dtype; `out` is overwritten.
+    pub(super) fn mat_mul(
+        &mut self,
+        shape: Shape,
+        a: &[f32],
+        b: &[f32],
+        transpose_b: bool,
+        y: &TensorSpec,
+        out: &mut Vec<u8>,
+    ) -> Result<(), CpuError> {
+        let sums = batched(&self.pool, &mut self.float, shape, a, b, transpose_b)?;
+        encode(y, sums.into_iter().map(f64::from), out);
+        Ok(())
     }
 
     /// `[rows, k]` codes to `[rows, n]` codes, little-endian; `out` is overwritten. Sizes were checked at submit.
-    pub(super) fn linear(&mut self, args: &LinearArgs<'_>, x: &[u8], out: &mut Vec<u8>) -> Result<(), CpuError> {
+    pub(super) fn integer_linear(&mut self, args: &IntegerLinear, x: &[u8], out: &mut Vec<u8>) -> Result<(), CpuError> {
         let ctx = Ctx::new(&self.pool);
-        let (panels, n) = (&args.weights.panels, args.weights.n());
+        let n = args.weights.n();
+        let Some(panels) = &args.weights.panels else {
+            let (what, value) = ("linear in codes: weights", "floats only".to_owned());
+            return Err(CpuError::Argument { what, value, why: "panels are packed for every linear in codes" });
+        };
         let elems = args.rows * n;
         out.clear();
         self.acc.resize(elems, 0);
@@ -95,30 +148,30 @@ impl Executor {
         self.pool.run(ctx.lanes, rows.len(), &|row, _| {
             let at = row * n..(row + 1) * n;
             let mut out = rows[row].lock();
+            let sums = panels.row_sums();
             match args.width {
-                Width::Bits8 => round_u8(args, &acc[at], &mut out),
-                Width::Bits16 => round_u16(args, &acc[at.clone()], &acc_low[at], &mut out),
+                Width::Bits8 => round_u8(args, sums, &acc[at], &mut out),
+                Width::Bits16 => round_u16(args, sums, &acc[at.clone()], &acc_low[at], &mut out),
             }
         });
         Ok(())
     }
 }
 
-fn round_u8(args: &LinearArgs<'_>, acc: &[i32], out: &mut [u8]) {
+fn round_u8(args: &IntegerLinear, sums: &[i32], acc: &[i32], out: &mut [u8]) {
     let shift = i64::from(128 - args.zero_point_in);
-    let sums = args.weights.panels.row_sums();
-    for (((out, acc), sum), m) in out.iter_mut().zip(acc).zip(sums).zip(args.multipliers) {
-        let acc = i64::from(*acc) + shift * i64::from(*sum);
-        *out = requantize(Width::Bits8, acc, *m, args.zero_point_out) as u8;
+    for (i, (out, acc)) in out.iter_mut().zip(acc).enumerate() {
+        let acc = i64::from(*acc) + shift * i64::from(sums[i]) + args.bias.get(i).unwrap_or(&0);
+        *out = requantize(Width::Bits8, acc, args.multipliers[i], args.zero_point_out) as u8;
     }
 }
 
 /// `code − z = 256 · (high − 128) + (low − 128) + (128 · 257 − z)`, so a sum over u16 codes is two sums over u8 codes.
-fn round_u16(args: &LinearArgs<'_>, high: &[i32], low: &[i32], out: &mut [u8]) {
+fn round_u16(args: &IntegerLinear, sums: &[i32], high: &[i32], low: &[i32], out: &mut [u8]) {
     let shift = i64::from(128 * 257 - args.zero_point_in);
-    let sums = args.weights.panels.row_sums();
-    for ((((out, high), low), sum), m) in out.chunks_exact_mut(2).zip(high).zip(low).zip(sums).zip(args.multipliers) {
-        let acc = 256 * i64::from(*high) + i64::from(*low) + shift * i64::from(*sum);
-        out.copy_from_slice(&requantize(Width::Bits16, acc, *m, args.zero_point_out).to_le_bytes());
+    for (i, ((out, high), low)) in out.chunks_exact_mut(2).zip(high).zip(low).enumerate() {
+        let acc = 256 * i64::from(*high) + i64::from(*low) + shift * i64::from(sums[i]);
+        let acc = acc + args.bias.get(i).unwrap_or(&0);
+        out.copy_from_slice(&requantize(Width::Bits16, acc, args.multipliers[i], args.zero_point_out).to_le_bytes());
     }
 }

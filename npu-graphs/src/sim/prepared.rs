@@ -1,13 +1,16 @@
-//! A context ready to run: weights in memory once, graphs as lists of linears over slots.
+//! A context ready to run: static data in memory once, graphs as lists of ops over slots.
 
 use super::{
     MemoryLease,
-    linear::{Executor, LinearArgs, LinearWeights},
-    requant::{ChannelMultiplier, Width, multipliers},
+    linear::{Executor, IntegerLinear, LinearWeights},
+    matmul::Shape,
+    ops::{Tensor, compute},
+    requant::{Width, bias_units, multipliers},
+    statics::{Statics, VectorKey, vectors},
 };
 use crate::{
-    BlockRows, ContextSpec, Dtype, Encoding, GraphSpec, NpuError, OpSpec, TensorSpec, WeightEncoding, WeightError,
-    WeightSource, WeightSpec, weights::lowered_scales,
+    ContextSpec, Dtype, Encoding, GraphSpec, NpuError, OpSpec, TensorSpec, WeightSource, WeightSpec,
+    weights::{bias_codes, lowered_scales},
 };
 use coexec_cpu::CpuError;
 use std::{collections::HashMap, sync::Arc};
@@ -15,9 +18,9 @@ use std::{collections::HashMap, sync::Arc};
 pub(super) struct Prepared {
     pub(super) spec: ContextSpec,
     pub(super) graphs: Vec<PreparedGraph>,
-    /// In the order of [`ContextSpec::weights`].
-    pub(super) weights: Vec<Arc<LinearWeights>>,
-    _lease: MemoryLease,
+    pub(super) statics: Statics,
+    /// The observer computes without a device's memory.
+    _lease: Option<MemoryLease>,
 }
 
 pub(super) struct PreparedGraph {
@@ -33,107 +36,91 @@ enum Slot {
 }
 
 struct PreparedNode {
-    input: Slot,
-    output: Slot,
-    rows: usize,
-    width: Width,
-    zero_point_in: i32,
-    zero_point_out: i32,
-    weights: Arc<LinearWeights>,
-    multipliers: Vec<ChannelMultiplier>,
+    op: OpSpec,
+    inputs: Vec<(Slot, TensorSpec)>,
+    output: (Slot, TensorSpec),
+    data: NodeData,
+}
+
+/// What is fixed at prepare beside the op itself.
+enum NodeData {
+    None,
+    Gain(Arc<Vec<f32>>),
+    Integer(IntegerLinear),
+    Float { weights: Arc<LinearWeights>, bias: Option<Arc<Vec<f32>>> },
 }
 
 impl Prepared {
-    /// Reads every weight once.
+    /// Reads all static data once.
     pub(super) fn from_source(
         spec: &ContextSpec,
         source: &dyn WeightSource,
-        lease: MemoryLease,
+        lease: Option<MemoryLease>,
     ) -> Result<Self, NpuError> {
-        let mut weights = Vec::new();
-        let mut rows = Rows::default();
-        for wanted in spec.weights() {
-            let read = rows.read(wanted, source).map_err(|source| {
-                let user = spec.graphs.iter().find_map(|g| {
-                    g.nodes.iter().find(|n| n.weights() == Some(wanted)).map(|n| (g.name.clone(), n.op_name()))
-                });
-                let (graph, op) = user.unwrap_or_default();
-                NpuError::Weights { graph, op, source }
-            })?;
-            weights.push(Arc::new(read));
-        }
-        Self::new(spec.clone(), weights, lease)
+        Self::new(spec.clone(), Statics::from_source(spec, source)?, lease)
     }
 
-    /// From weights in the order of [`ContextSpec::weights`].
-    pub(super) fn new(
-        spec: ContextSpec,
-        weights: Vec<Arc<LinearWeights>>,
-        lease: MemoryLease,
-    ) -> Result<Self, NpuError> {
-        let by_spec: HashMap<&WeightSpec, &Arc<LinearWeights>> = spec.weights().into_iter().zip(&weights).collect();
-        let graphs = spec.graphs.iter().map(|g| PreparedGraph::new(g, &by_spec)).collect::<Result<_, _>>()?;
-        Ok(Self { spec, graphs, weights, _lease: lease })
+    pub(super) fn new(spec: ContextSpec, statics: Statics, lease: Option<MemoryLease>) -> Result<Self, NpuError> {
+        let lookup = Lookup {
+            weights: spec.weights().into_iter().zip(&statics.weights).collect(),
+            vectors: vectors(&spec).into_iter().zip(&statics.vectors).collect(),
+        };
+        let graphs = spec.graphs.iter().map(|g| PreparedGraph::new(g, &lookup)).collect::<Result<_, _>>()?;
+        Ok(Self { spec, graphs, statics, _lease: lease })
     }
 
     pub(super) fn memory_bytes(&self) -> u64 {
-        let weights: u64 = self.weights.iter().map(|w| w.memory_bytes()).sum();
         let nodes = self.graphs.iter().flat_map(|g| &g.nodes);
-        weights + nodes.map(|n| (n.multipliers.len() * size_of::<ChannelMultiplier>()) as u64).sum::<u64>()
+        let own = |node: &PreparedNode| if let NodeData::Integer(l) = &node.data { l.memory_bytes() } else { 0 };
+        self.statics.memory_bytes() + nodes.map(own).sum::<u64>()
     }
 }
 
+/// Static data by what specs call it.
+struct Lookup<'a> {
+    weights: HashMap<&'a WeightSpec, &'a Arc<LinearWeights>>,
+    vectors: HashMap<VectorKey, &'a Arc<Vec<f32>>>,
+}
+
 impl PreparedGraph {
-    fn new(graph: &GraphSpec, weights: &HashMap<&WeightSpec, &Arc<LinearWeights>>) -> Result<Self, NpuError> {
-        let unsupported = |op: &OpSpec, tensor: &str, reason: &str| NpuError::Unsupported {
-            device: "sim".to_owned(),
-            graph: graph.name.clone(),
-            op: op.op_name(),
-            tensor: tensor.to_owned(),
-            reason: reason.to_owned(),
-        };
+    fn new(graph: &GraphSpec, lookup: &Lookup<'_>) -> Result<Self, NpuError> {
         let find = |list: &[TensorSpec], name: &str| list.iter().position(|t| t.name == name);
         let slot = |name: &str| {
-            find(&graph.inputs, name)
+            let slot = find(&graph.inputs, name)
                 .map(Slot::Input)
                 .or_else(|| find(&graph.outputs, name).map(Slot::Output))
-                .or_else(|| find(&graph.intermediates, name).map(Slot::Intermediate))
+                .or_else(|| find(&graph.intermediates, name).map(Slot::Intermediate))?;
+            Some((slot, graph.tensor(name)?.clone()))
         };
-        let mut nodes = Vec::with_capacity(graph.nodes.len());
-        for op in &graph.nodes {
-            let OpSpec::Conv2d1x1 { input, weights: wanted, bias: None, output } = op else {
-                return Err(unsupported(op, op.output(), "the simulated device does not compute this op"));
+        let tensors = graph.tensors();
+        let node = |op: &OpSpec| -> Result<PreparedNode, NpuError> {
+            let unsupported = |(tensor, reason): (String, String)| NpuError::Unsupported {
+                device: "sim".to_owned(),
+                graph: graph.name.clone(),
+                op: op.op_name(),
+                tensor,
+                reason,
             };
-            let missing = |name: &str| unsupported(op, name, "not declared in the graph");
-            let (x, y) = (
-                graph.tensor(input).ok_or_else(|| missing(input))?,
-                graph.tensor(output).ok_or_else(|| missing(output))?,
-            );
-            let width = match x.dtype {
-                Dtype::U8 => Width::Bits8,
-                Dtype::U16 => Width::Bits16,
-                _ => return Err(unsupported(op, input, "the simulated device computes u8 and u16 linears only")),
+            // `validate` makes sure of every name; a graph that was never checked gets an error all the same.
+            let missing = |name: &str| unsupported((name.to_owned(), "not declared in the graph".to_owned()));
+            let find = |name: &str| slot(name).ok_or_else(|| missing(name));
+            let inputs = op.inputs().into_iter().map(find).collect::<Result<Vec<_>, _>>()?;
+            let output = find(op.output())?;
+            let key = op.vector(&tensors);
+            let vector = match &key {
+                None => None,
+                Some(key) => Some(Arc::clone(lookup.vectors.get(key).ok_or_else(|| missing(op.output()))?)),
             };
-            let (Encoding::Tensor { scale: sx, zero_point: zx }, Encoding::Tensor { scale: sy, zero_point: zy }) =
-                (x.encoding, y.encoding)
-            else {
-                return Err(unsupported(op, input, "codes need a per-tensor encoding"));
+            let data = match (op.weights(), inputs.first()) {
+                (Some(wanted), Some((_, x))) => {
+                    let weights = Arc::clone(lookup.weights.get(wanted).ok_or_else(|| missing(op.output()))?);
+                    linear_data(x, &output.1, wanted, weights, vector).map_err(unsupported)?
+                }
+                _ => vector.map_or(NodeData::None, NodeData::Gain),
             };
-            let shared = weights.get(wanted).ok_or_else(|| missing(output))?;
-            let scales = lowered_scales(&shared.codes, shared.k(), &shared.scales, sy / sx)
-                .map_err(|reason| unsupported(op, &wanted.tensor.to_string(), &reason))?;
-            nodes.push(PreparedNode {
-                input: slot(input).ok_or_else(|| missing(input))?,
-                output: slot(output).ok_or_else(|| missing(output))?,
-                rows: x.rows(),
-                width,
-                zero_point_in: zx,
-                zero_point_out: zy,
-                weights: Arc::clone(shared),
-                multipliers: multipliers(width, sx, &scales, sy)
-                    .map_err(|e| unsupported(op, output, &e.to_string()))?,
-            });
-        }
+            Ok(PreparedNode { op: op.clone(), inputs, output, data })
+        };
+        let nodes = graph.nodes.iter().map(node).collect::<Result<_, _>>()?;
         Ok(Self { nodes, intermediates: graph.intermediates.len() })
     }
 
@@ -144,24 +131,35 @@ impl PreparedGraph {
         inputs: &[&[u8]],
         outputs: &mut [&mut [u8]],
     ) -> Result<(), CpuError> {
+        self.run_observed(executor, inputs, outputs, &mut |_, _| {})
+    }
+
+    /// As [`Self::run`]; `observe` sees every tensor that a node wrote.
+    pub(super) fn run_observed(
+        &self,
+        executor: &mut Executor,
+        inputs: &[&[u8]],
+        outputs: &mut [&mut [u8]],
+        observe: &mut dyn FnMut(&TensorSpec, &[u8]),
+    ) -> Result<(), CpuError> {
         let mut intermediates = vec![Vec::new(); self.intermediates];
         let mut out = Vec::new();
         for node in &self.nodes {
-            let x = match node.input {
-                Slot::Input(i) => inputs[i],
-                Slot::Output(i) => &*outputs[i],
-                Slot::Intermediate(i) => &intermediates[i],
-            };
-            let args = LinearArgs {
-                rows: node.rows,
-                width: node.width,
-                zero_point_in: node.zero_point_in,
-                zero_point_out: node.zero_point_out,
-                weights: &node.weights,
-                multipliers: &node.multipliers,
-            };
-            executor.linear(&args, x, &mut out)?;
-            match node.output {
+            let tensors: Vec<Tensor<'_>> = node
+                .inputs
+                .iter()
+                .map(|(slot, spec)| {
+                    let bytes = match slot {
+                        Slot::Input(i) => inputs[*i],
+                        Slot::Output(i) => &*outputs[*i],
+                        Slot::Intermediate(i) => intermediates[*i].as_slice(),
+                    };
+                    Tensor { spec, bytes }
+                })
+                .collect();
+            node.run(executor, &tensors, &mut out)?;
+            observe(&node.output.1, &out);
+            match node.output.0 {
                 Slot::Output(i) => outputs[i].copy_from_slice(&out),
                 Slot::Intermediate(i) => intermediates[i] = std::mem::take(&mut out),
                 // `validate` refuses nodes that write an input.
@@ -172,35 +170,60 @@ impl PreparedGraph {
     }
 }
 
-/// Vectors that a weight source fills.
-#[derive(Default)]
-struct Rows {
-    codes: Vec<i8>,
-    scales: Vec<f32>,
-    block: BlockRows,
+impl PreparedNode {
+    fn run(&self, executor: &mut Executor, inputs: &[Tensor<'_>], out: &mut Vec<u8>) -> Result<(), CpuError> {
+        let (x, y) = (inputs[0], &self.output.1);
+        match (&self.data, &self.op) {
+            (NodeData::Integer(linear), _) => executor.integer_linear(linear, x.bytes, out),
+            (NodeData::Float { weights, bias }, _) => {
+                executor.float_linear(weights, bias.as_deref().map(Vec::as_slice), &x.floats(), y, out)
+            }
+            (_, OpSpec::MatMul { transpose_b, .. }) => {
+                let (m, k) = (x.spec.rows(), x.spec.width());
+                let batches = x.spec.elems().unwrap_or(0) / (m * k).max(1);
+                let shape = Shape { batches, m, k, n: y.width() };
+                executor.mat_mul(shape, &x.floats(), &inputs[1].floats(), *transpose_b, y, out)
+            }
+            (NodeData::Gain(gain), op) => {
+                compute(op, inputs, gain, y, out);
+                Ok(())
+            }
+            (NodeData::None, op) => {
+                compute(op, inputs, &[], y, out);
+                Ok(())
+            }
+        }
+    }
 }
 
-impl Rows {
-    fn read(&mut self, wanted: &WeightSpec, source: &dyn WeightSource) -> Result<LinearWeights, WeightError> {
-        let (n, k) = (wanted.n(), wanted.k);
-        let bad = |reason: String| WeightError::Shape { tensor: wanted.tensor, reason };
-        match wanted.encoding {
-            WeightEncoding::PerChannelI8 => {
-                source.int8_rows(wanted.tensor, wanted.rows.clone(), &mut self.codes, &mut self.scales)?;
-            }
-            WeightEncoding::PerChannelI4 => {
-                source.int4_rows(wanted.tensor, wanted.rows.clone(), &mut self.codes, &mut self.scales)?;
-            }
-            WeightEncoding::BlockExpansion32 => {
-                source.block_rows(wanted.tensor, wanted.rows.clone(), &mut self.block)?;
-                self.block.expand(n, k, &mut self.codes).map_err(bad)?;
-                self.scales.clone_from(&self.block.scales);
-            }
-        }
-        if self.codes.len() != n * k || self.scales.len() != n {
-            let (codes, scales) = (self.codes.len(), self.scales.len());
-            return Err(bad(format!("{codes} codes and {scales} scales came for rows {:?} of K {k}", wanted.rows)));
-        }
-        LinearWeights::new(n, k, self.codes.clone(), self.scales.clone()).map_err(|e| bad(e.to_string()))
-    }
+/// Linears in codes follow HTP's rule, all others are computed in floats. The error names a tensor.
+fn linear_data(
+    x: &TensorSpec,
+    y: &TensorSpec,
+    wanted: &WeightSpec,
+    weights: Arc<LinearWeights>,
+    bias: Option<Arc<Vec<f32>>>,
+) -> Result<NodeData, (String, String)> {
+    let width = match x.dtype {
+        Dtype::U8 => Width::Bits8,
+        Dtype::U16 => Width::Bits16,
+        _ => return Ok(NodeData::Float { weights, bias }),
+    };
+    let (Encoding::Tensor { scale: sx, zero_point: zx }, Encoding::Tensor { scale: sy, zero_point: zy }) =
+        (x.encoding, y.encoding)
+    else {
+        return Err((x.name.clone(), "codes need a per-tensor encoding".to_owned()));
+    };
+    let scales = lowered_scales(&weights.codes, weights.k(), &weights.scales, sy / sx)
+        .map_err(|reason| (wanted.tensor.to_string(), reason))?;
+    let bias = bias.map(|bias| bias_units(width, &bias_codes(&bias, sx, &scales), sx, &scales));
+    Ok(NodeData::Integer(IntegerLinear {
+        rows: x.rows(),
+        width,
+        zero_point_in: zx,
+        zero_point_out: zy,
+        multipliers: multipliers(width, sx, &scales, sy).map_err(|e| (y.name.clone(), e.to_string()))?,
+        bias: bias.unwrap_or_default(),
+        weights,
+    }))
 }

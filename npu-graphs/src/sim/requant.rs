@@ -91,6 +91,31 @@ fn split(width: Width, m: f32) -> ChannelMultiplier {
     }
 }
 
+/// What HTP adds to the sums of each channel for a bias of codes `b[n]` (i32, scale `s_x · s_w[n]`, offset 0): nearly `b`
+/// itself, in u16 without its low byte. Measured with the outputs in `tests/goldens.rs`; with `R` the largest channel scale and
+/// `W` the largest `s_x · s_w[n]`, every operation in f32:
+///
+/// ```text
+/// v[n] = b[n] · W, step = max |v| / 2^28, unit = s_x · R (u8) or s_x · R · 256 (u16)
+/// added[n] = trunc(round(v[n] / step) · step / unit) (· 256 in u16)
+/// ```
+///
+/// Channel scales are those of [`crate::weights::lowered_scales`].
+#[must_use]
+pub fn bias_units(width: Width, codes: &[i32], input_scale: f32, weight_scales: &[f32]) -> Vec<i64> {
+    let low_byte = if width == Width::Bits16 { 256 } else { 1 };
+    let largest = weight_scales.iter().fold(0.0f32, |m, s| m.max(*s));
+    let widest = weight_scales.iter().fold(0.0f32, |m, s| m.max(input_scale * s));
+    let unit = input_scale * largest * low_byte as f32;
+    let values = codes.iter().map(|b| *b as f32 * widest);
+    let step = values.clone().fold(0.0f32, |m, v| m.max(v.abs())) * (1.0 / (1u32 << 28) as f32);
+    if step == 0.0 {
+        return vec![0; codes.len()];
+    }
+    let inverse = 1.0 / step;
+    values.map(|v| ((v * inverse).round_ties_even() * step / unit).trunc() as i64 * low_byte).collect()
+}
+
 /// The output code of a sum `Σ (x − zero_point_x) · w`.
 #[must_use]
 #[inline]
@@ -144,6 +169,21 @@ mod tests {
             let m = multipliers(width, log.exp2(), &[1.0], 1.0).expect("in range")[0];
             prop_assert!(requantize(width, acc, m, zero) <= requantize(width, acc + step, m, zero));
         }
+    }
+
+    #[test]
+    fn a_bias_is_added_nearly_whole() {
+        let scales = [0.01, 0.002, 0.03, 0.004];
+        let codes = [3208, -2371, 0, 14_835];
+        for (width, step) in [(Width::Bits8, 1), (Width::Bits16, 256)] {
+            for (added, code) in bias_units(width, &codes, 0.05, &scales).iter().zip(codes) {
+                assert!(
+                    added.abs() <= i64::from(code).abs() && (added - i64::from(code)).abs() <= step,
+                    "{added} {code}"
+                );
+            }
+        }
+        assert_eq!(bias_units(Width::Bits8, &[0; 4], 0.05, &scales), [0; 4]);
     }
 
     #[test]
