@@ -5,7 +5,7 @@ mod support;
 use coexec_model::{LayerIdx, LayerTensor, TensorName};
 use coexec_npu::{
     Dtype, Encoding, Function, GraphId, GraphSpec, NpuDevice, NpuError, OpSpec, SimDevice, SimOptions, TensorSpec,
-    WeightEncoding, WeightError, WeightSource, WeightSpec, sim::Observer,
+    WeightEncoding, WeightError, WeightSource, WeightSpec, sim::Observer, weights::gain_codes,
 };
 use std::ops::Range;
 use support::{Rng, context, run};
@@ -201,14 +201,19 @@ fn row_ops() {
             let (x, y) = (tensor("x", &dims, dtype, 5.0), tensor("y", &dims, dtype, 2.0));
             let gain: Vec<f32> = (0..width).map(|_| 0.5 + rng.unit()).collect();
             let source = Source { vector: gain.clone(), ..Source::default() };
+            // Devices are given the gain in the activation's dtype.
+            let gain: Vec<f64> = match gain_codes(&gain, dtype) {
+                None => gain.iter().map(|v| half::f16::from_f32(*v).to_f64()).collect(),
+                Some((encoding, codes)) => numbers(&TensorSpec { encoding, ..x.clone() }, &codes),
+            };
             let names = || ("x".to_owned(), "y".to_owned());
             let (input, output) = names();
             let op = OpSpec::RmsNorm { input, gain: GAIN, epsilon: 1e-2, output };
-            check(&mut rng, &graph(op, vec![x.clone()], y), &source, 5.0, 1e-12, |v| {
+            check(&mut rng, &graph(op, vec![x.clone()], y), &source, 5.0, 1e-7, |v| {
                 let row = |row: &[f64]| {
                     let mean = row.iter().map(|v| v * v).sum::<f64>() / width as f64;
                     let norm = (mean + f64::from(1e-2f32)).sqrt();
-                    row.iter().zip(&gain).map(|(v, g)| v / norm * f64::from(*g)).collect::<Vec<_>>()
+                    row.iter().zip(&gain).map(|(v, g)| v / norm * g).collect::<Vec<_>>()
                 };
                 v[0].chunks(width).flat_map(row).collect()
             });
@@ -405,7 +410,11 @@ fn linears_in_floats_and_with_bias() {
                     let one = |i: usize| {
                         let (row, col) = (i / n, i % n);
                         let sum: f64 = (0..k).map(|j| v[0][row * k + j] * f64::from(codes[col * k + j])).sum();
-                        let added = if bias { f64::from(source.vector[col]) } else { 0.0 };
+                        let added = match dtype {
+                            _ if !bias => 0.0,
+                            Dtype::F16 => half::f16::from_f32(source.vector[col]).to_f64(),
+                            _ => f64::from(source.vector[col]),
+                        };
                         sum * f64::from(scales[col]) + added
                     };
                     (0..m as usize * n).map(one).collect()

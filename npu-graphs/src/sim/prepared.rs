@@ -4,15 +4,17 @@ use super::{
     MemoryLease,
     linear::{Executor, IntegerLinear, LinearWeights},
     matmul::Shape,
+    numbers::decode,
     ops::{Tensor, compute},
     requant::{Width, bias_units, multipliers},
     statics::{Statics, VectorKey, vectors},
 };
 use crate::{
     ContextSpec, Dtype, Encoding, GraphSpec, NpuError, OpSpec, TensorSpec, WeightSource, WeightSpec,
-    weights::{bias_codes, lowered_scales},
+    weights::{bias_codes, gain_codes, lowered_scales},
 };
 use coexec_cpu::CpuError;
+use half::f16;
 use std::{collections::HashMap, sync::Arc};
 
 pub(super) struct Prepared {
@@ -45,9 +47,9 @@ struct PreparedNode {
 /// What is fixed at prepare beside the op itself.
 enum NodeData {
     None,
-    Gain(Arc<Vec<f32>>),
+    Gain(Vec<f32>),
     Integer(IntegerLinear),
-    Float { weights: Arc<LinearWeights>, bias: Option<Arc<Vec<f32>>> },
+    Float { weights: Arc<LinearWeights>, bias: Option<Vec<f32>> },
 }
 
 impl Prepared {
@@ -116,7 +118,10 @@ impl PreparedGraph {
                     let weights = Arc::clone(lookup.weights.get(wanted).ok_or_else(|| missing(op.output()))?);
                     linear_data(x, &output.1, wanted, weights, vector).map_err(unsupported)?
                 }
-                _ => vector.map_or(NodeData::None, NodeData::Gain),
+                (None, Some((_, x))) => {
+                    vector.map_or(NodeData::None, |gain| NodeData::Gain(gain_as_given(&gain, x.dtype)))
+                }
+                _ => NodeData::None,
             };
             Ok(PreparedNode { op: op.clone(), inputs, output, data })
         };
@@ -176,7 +181,7 @@ impl PreparedNode {
         match (&self.data, &self.op) {
             (NodeData::Integer(linear), _) => executor.integer_linear(linear, x.bytes, out),
             (NodeData::Float { weights, bias }, _) => {
-                executor.float_linear(weights, bias.as_deref().map(Vec::as_slice), &x.floats(), y, out)
+                executor.float_linear(weights, bias.as_deref(), &x.floats(), y, out)
             }
             (_, OpSpec::MatMul { transpose_b, .. }) => {
                 let (m, k) = (x.spec.rows(), x.spec.width());
@@ -196,6 +201,17 @@ impl PreparedNode {
     }
 }
 
+/// A gain in the precision that devices are given it in.
+fn gain_as_given(gain: &[f32], dtype: Dtype) -> Vec<f32> {
+    match gain_codes(gain, dtype) {
+        None => gain.iter().map(|v| f16::from_f32(*v).to_f32()).collect(),
+        Some((encoding, codes)) => {
+            let spec = TensorSpec { name: String::new(), dims: vec![gain.len() as u32], dtype, encoding };
+            decode(&spec, &codes, |v| v as f32)
+        }
+    }
+}
+
 /// Linears in codes follow HTP's rule, all others are computed in floats. The error names a tensor.
 fn linear_data(
     x: &TensorSpec,
@@ -207,7 +223,10 @@ fn linear_data(
     let width = match x.dtype {
         Dtype::U8 => Width::Bits8,
         Dtype::U16 => Width::Bits16,
-        _ => return Ok(NodeData::Float { weights, bias }),
+        _ => {
+            let bias = bias.map(|bias| bias.iter().map(|v| f16::from_f32(*v).to_f32()).collect());
+            return Ok(NodeData::Float { weights, bias });
+        }
     };
     let (Encoding::Tensor { scale: sx, zero_point: zx }, Encoding::Tensor { scale: sy, zero_point: zy }) =
         (x.encoding, y.encoding)
