@@ -107,7 +107,7 @@ impl<'a> Lowering<'a> {
         params: &[(&str, Param<'_>)],
         statics: &[&TensorRef],
     ) -> Result<(), NpuError> {
-        let find = |name: &str| self.tensors.get(name).ok_or_else(|| self.missing(op, name));
+        let find = |name: &str| self.tensors.get(name).ok_or_else(|| missing(self.spec, op, name));
         let mut inputs = op.inputs().into_iter().map(find).collect::<Result<Vec<_>, _>>()?;
         inputs.extend(statics);
         let outputs = [find(op.output())?];
@@ -257,18 +257,18 @@ impl<'a> Lowering<'a> {
     }
 
     fn spec_of(&self, op: &OpSpec, name: &str) -> Result<&'a TensorSpec, NpuError> {
-        self.spec.tensor(name).ok_or_else(|| self.missing(op, name))
+        self.spec.tensor(name).ok_or_else(|| missing(self.spec, op, name))
     }
+}
 
-    /// `GraphSpec::validate` makes this impossible.
-    fn missing(&self, op: &OpSpec, name: &str) -> NpuError {
-        NpuError::Unsupported {
-            device: "qnn".to_owned(),
-            graph: self.spec.name.clone(),
-            op: op.op_name(),
-            tensor: name.to_owned(),
-            reason: "not declared in the graph".to_owned(),
-        }
+/// `GraphSpec::validate` makes this impossible.
+fn missing(spec: &GraphSpec, op: &OpSpec, name: &str) -> NpuError {
+    NpuError::Unsupported {
+        device: "qnn".to_owned(),
+        graph: spec.name.clone(),
+        op: op.op_name(),
+        tensor: name.to_owned(),
+        reason: "not declared in the graph".to_owned(),
     }
 }
 

@@ -18,6 +18,7 @@ mod log;
 mod node;
 #[allow(unsafe_code, reason = "calls QNN")]
 mod profile;
+#[allow(unsafe_code, reason = "structs that point into themselves")]
 mod tensor;
 
 pub(crate) use backend::Backend;

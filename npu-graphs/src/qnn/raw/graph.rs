@@ -151,7 +151,7 @@ impl RawGraph {
             _ => (null_mut(), 0),
         };
         let mark = log::mark();
-        let view = owned.view(data, bytes);
+        let view = if owned.keeps_data() { owned.view_in_node() } else { owned.view(data, bytes) };
         let mut tensor = view.tensor;
         // SAFETY: our graph; the struct's pointers are into `owned`, `view` and `def`, which outlive the call. QNN
         // copies all of it, static data too, and only reads it; it writes the id into the struct.

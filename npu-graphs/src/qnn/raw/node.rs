@@ -9,7 +9,7 @@ use qnn_sys::{
     Qnn_DataType_t, Qnn_OpConfig_t, Qnn_OpConfigV1_t, Qnn_OpConfigVersion_t, Qnn_Param_t, Qnn_ParamType_t,
     Qnn_Scalar_t, Qnn_Tensor_t,
 };
-use std::{ffi::CString, marker::PhantomData, ptr::null_mut};
+use std::{ffi::CString, marker::PhantomData};
 
 /// The package of HTP's own ops.
 const PACKAGE: &std::ffi::CStr = c"qti.aisw";
@@ -55,7 +55,7 @@ impl NodeDef<'_> {
             return Err(refused(graph, "node", self.name, reason));
         }
         if let Some(b) = self.inputs.get(1)
-            && matches!(b.0.quant, OwnedQuant::BlockExpansion { .. })
+            && matches!(b.0.quant, OwnedQuant::BlockExpansion(_))
             && a_is_float(self.inputs)
         {
             return Err(refused(graph, "node", self.name, "MatMul of floats with block scales crashes QNN 2.51"));
@@ -87,7 +87,7 @@ impl<'a> NodeView<'a> {
         };
         let mut views = Vec::new();
         let mut tensor = |t: &'a TensorRef| {
-            let view = t.0.view(null_mut(), 0);
+            let view = t.0.view_in_node();
             let tensor = view.tensor;
             views.push(view);
             tensor

@@ -13,6 +13,8 @@ use std::{ffi::CString, marker::PhantomData, sync::Arc};
 
 /// Most dimensions of a tensor that QNN takes.
 const MAX_RANK: usize = 6;
+/// Static data up to this size (parameters, biases, gains) is kept for validation.
+const SMALL_DATA_BYTES: usize = 1 << 16;
 
 /// Element type. Codes (with a [`Quant`]) become QNN's fixed-point types, the same without one its integers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +135,9 @@ pub(super) struct OwnedTensor {
     dims: Vec<u32>,
     len_bytes: usize,
     pub(super) quant: OwnedQuant,
+    /// Data of a static tensor of at most [`SMALL_DATA_BYTES`]; empty for all others. The library reads parameters
+    /// through the pointer that it was given at creation when a node is added.
+    small_data: Vec<u8>,
 }
 
 #[derive(Clone, Debug)]
@@ -141,8 +146,27 @@ pub(super) enum OwnedQuant {
     Tensor(Qnn_ScaleOffset_t),
     Axis { axis: i32, scale_offsets: Vec<Qnn_ScaleOffset_t> },
     AxisBits { axis: i32, bits: u32, scales: Vec<f32>, offsets: Vec<i32> },
-    BlockExpansion { axis: i32, blocks_per_axis: u32, scale_offsets: Vec<Qnn_ScaleOffset_t>, block_scales: Vec<u8> },
+    BlockExpansion(Arc<Expansion>),
 }
+
+/// QNN's struct of a block expansion and what it points to. QNN 2.51 keeps the pointer that it gets when a tensor is made
+/// and reads through it when nodes are added, so this has to live as long as the graph is built.
+pub(super) struct Expansion {
+    qnn: Qnn_BlockwiseExpansion_t,
+    _scale_offsets: Vec<Qnn_ScaleOffset_t>,
+    _block_scales: Vec<u8>,
+}
+
+impl std::fmt::Debug for Expansion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Expansion").field("block_scales", &self._block_scales.len()).finish_non_exhaustive()
+    }
+}
+
+// SAFETY: the pointers in `qnn` are into the two vectors beside it, which are never changed.
+unsafe impl Send for Expansion {}
+// SAFETY: as above.
+unsafe impl Sync for Expansion {}
 
 impl OwnedTensor {
     /// Checks a definition and copies it, all but static data.
@@ -184,7 +208,26 @@ impl OwnedTensor {
             dims: def.dims.to_vec(),
             len_bytes,
             quant,
+            small_data: match def.kind {
+                TensorKind::Static(data) if data.len() <= SMALL_DATA_BYTES => data.to_vec(),
+                _ => Vec::new(),
+            },
         })
+    }
+
+    /// Whether this holds a copy of its static data.
+    pub(super) fn keeps_data(&self) -> bool {
+        !self.small_data.is_empty()
+    }
+
+    /// QNN's struct as a node refers to it: small static data goes with it, because validation reads parameters.
+    pub(super) fn view_in_node(&self) -> TensorView<'_> {
+        let data = &self.small_data;
+        if data.is_empty() {
+            self.view(std::ptr::null_mut(), 0)
+        } else {
+            self.view(data.as_ptr().cast_mut().cast(), data.len())
+        }
     }
 
     pub(super) fn is_static(&self) -> bool {
@@ -209,7 +252,7 @@ impl OwnedTensor {
     }
 
     fn view_of(&self, set_memory: impl FnOnce(&mut Qnn_TensorV1_t)) -> TensorView<'_> {
-        let (quantize_params, expansion) = self.quant.qnn();
+        let quantize_params = self.quant.qnn();
         let mut v1 = Qnn_TensorV1_t {
             id: self.id,
             name: self.name.as_ptr(),
@@ -224,14 +267,13 @@ impl OwnedTensor {
         set_memory(&mut v1);
         let mut tensor = Qnn_Tensor_t { version: Qnn_TensorVersion_t::QNN_TENSOR_VERSION_1, ..Default::default() };
         tensor.__bindgen_anon_1.v1 = v1;
-        TensorView { tensor, _expansion: expansion, _owner: PhantomData }
+        TensorView { tensor, _owner: PhantomData }
     }
 }
 
 /// QNN's struct together with what keeps its pointers valid. QNN reads through the pointers and never writes there.
 pub(super) struct TensorView<'a> {
     pub(super) tensor: Qnn_Tensor_t,
-    _expansion: Option<Box<Qnn_BlockwiseExpansion_t>>,
     _owner: PhantomData<&'a OwnedTensor>,
 }
 
@@ -278,12 +320,22 @@ impl OwnedQuant {
                         k / block
                     ));
                 }
-                Self::BlockExpansion {
+                let (scale_offsets, block_scales) = (scale_offsets(scales), block_scales.to_vec());
+                let mut qnn = Qnn_BlockwiseExpansion_t {
                     axis,
-                    blocks_per_axis: (k / block) as u32,
-                    scale_offsets: scale_offsets(scales),
-                    block_scales: block_scales.to_vec(),
-                }
+                    scaleOffsets: scale_offsets.as_ptr().cast_mut(),
+                    numBlocksPerAxis: (k / block) as u32,
+                    blockScaleBitwidth: 4,
+                    blockScaleStorageType:
+                        Qnn_BlockwiseExpansionBlockScaleStorageType_t::QNN_BLOCKWISE_EXPANSION_BITWIDTH_SCALE_STORAGE_8,
+                    ..Default::default()
+                };
+                qnn.__bindgen_anon_1.blocksScale8 = block_scales.as_ptr().cast_mut();
+                Self::BlockExpansion(Arc::new(Expansion {
+                    qnn,
+                    _scale_offsets: scale_offsets,
+                    _block_scales: block_scales,
+                }))
             }
         })
     }
@@ -292,12 +344,11 @@ impl OwnedQuant {
         matches!(self, Self::Axis { .. } | Self::AxisBits { .. })
     }
 
-    /// QNN's struct; its pointers are into `self` and into the box.
-    fn qnn(&self) -> (Qnn_QuantizeParams_t, Option<Box<Qnn_BlockwiseExpansion_t>>) {
+    /// QNN's struct; its pointers are into `self`.
+    fn qnn(&self) -> Qnn_QuantizeParams_t {
         let mut out =
             Qnn_QuantizeParams_t { encodingDefinition: Qnn_Definition_t::QNN_DEFINITION_DEFINED, ..Default::default() };
         let mut set = |encoding| out.quantizationEncoding = encoding;
-        let mut expansion = None;
         match self {
             Self::None => {
                 set(Qnn_QuantizationEncoding_t::QNN_QUANTIZATION_ENCODING_UNDEFINED);
@@ -325,22 +376,11 @@ impl OwnedQuant {
                     offsets: offsets.as_ptr().cast_mut(),
                 };
             }
-            Self::BlockExpansion { axis, blocks_per_axis, scale_offsets, block_scales } => {
+            Self::BlockExpansion(expansion) => {
                 set(Qnn_QuantizationEncoding_t::QNN_QUANTIZATION_ENCODING_BLOCKWISE_EXPANSION);
-                let mut boxed = Box::new(Qnn_BlockwiseExpansion_t {
-                    axis: *axis,
-                    scaleOffsets: scale_offsets.as_ptr().cast_mut(),
-                    numBlocksPerAxis: *blocks_per_axis,
-                    blockScaleBitwidth: 4,
-                    blockScaleStorageType:
-                        Qnn_BlockwiseExpansionBlockScaleStorageType_t::QNN_BLOCKWISE_EXPANSION_BITWIDTH_SCALE_STORAGE_8,
-                    ..Default::default()
-                });
-                boxed.__bindgen_anon_1.blocksScale8 = block_scales.as_ptr().cast_mut();
-                out.__bindgen_anon_1.blockwiseExpansion = &raw mut *boxed;
-                expansion = Some(boxed);
+                out.__bindgen_anon_1.blockwiseExpansion = (&raw const expansion.qnn).cast_mut();
             }
         }
-        (out, expansion)
+        out
     }
 }
