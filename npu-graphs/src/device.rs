@@ -12,7 +12,7 @@
 //!   same device may work. Outputs of graphs that did not end well are undefined.
 //! * Dropping a context waits for the graph that runs and discards those that did not start.
 
-use crate::{ContextSpec, DeviceProfile, Manifest, NpuBuffer, NpuError, WeightSource};
+use crate::{ContextSpec, DeviceProfile, Manifest, NpuBuffer, NpuError, WeightSource, manifest::QnnVersions};
 use std::time::Duration;
 
 /// A graph of a context; valid only there.
@@ -89,6 +89,11 @@ pub trait NpuContext: Send + Sync {
     /// # Errors
     /// When the device cannot write it.
     fn serialize(&self) -> Result<Vec<u8>, NpuError>;
+
+    /// Versions for the manifest of a binary; `None` for devices without Qualcomm's library.
+    fn qnn_versions(&self) -> Option<QnnVersions> {
+        None
+    }
 
     /// Memory that the context holds outside of bound buffers, in bytes.
     fn memory_bytes(&self) -> u64;

@@ -50,8 +50,18 @@ pub enum NpuError {
         #[source]
         source: WeightError,
     },
+    /// An option of a device that cannot be.
+    #[error("option {name} = `{value}`: {reason}")]
+    Option {
+        /// Which.
+        name: &'static str,
+        /// What was given.
+        value: String,
+        /// What is allowed.
+        reason: String,
+    },
     /// The device's library cannot be used.
-    #[error("the NPU's library cannot be used")]
+    #[error("library of the NPU: {0}")]
     Library(#[from] qnn_sys::LoadError),
     /// A graph, node or tensor that the device's library would take but compute wrongly, or that would crash it.
     #[error("graph `{graph}`, {kind} `{name}`: {reason}; this is a bug of the lowering, please report it")]
@@ -70,7 +80,7 @@ pub enum NpuError {
     Code {
         /// Name of the device's profile.
         device: String,
-        /// `prepare`, `load`, `submit` or `execute`.
+        /// What was being done: `prepare`, `load`, `execute`, or a step of them.
         operation: &'static str,
         /// Context or graph.
         what: String,

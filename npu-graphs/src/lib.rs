@@ -7,7 +7,7 @@
 //!
 //! * [`spec`]: what a static graph is, as plain data: shapes, dtypes, encodings, weights by name, no pointers.
 //! * [`decoder`]: the graphs of a decoder for placement `split`, one set per chunk length.
-//! * [`device`]: the contract of an NPU. [`sim`] is an exact simulated one; Qualcomm's joins behind the same trait.
+//! * [`device`]: the contract of an NPU. [`sim`] is an exact simulated one, [`qnn`] Qualcomm's behind the same trait.
 //! * [`profile`]: what a chip can hold and compute, and published or compiler-estimated times of its linears.
 //! * [`manifest`]: what has to be known about a context binary before it may be loaded.
 //!
@@ -32,8 +32,9 @@ pub use buffer::{BufferKind, BufferRead, BufferWrite, NpuBuffer};
 pub use decoder::{NpuWeights, SplitOptions, graph_name, split_context};
 pub use device::{Bindings, Completion, GraphId, NpuContext, NpuDevice, Ticket};
 pub use error::NpuError;
-pub use manifest::{Manifest, Placement};
+pub use manifest::{Manifest, Placement, QnnVersions};
 pub use profile::{DeviceProfile, Estimate, TimingModel};
+pub use qnn::{QnnContext, QnnDevice, QnnOptions};
 pub use sim::{FaultPlan, PrepareFault, SimDevice, SimOptions, SimTiming, SubmitFault};
 pub use spec::{
     ContextSpec, Dtype, Encoding, Function, GraphSpec, OpSpec, SpecError, TensorSpec, WeightEncoding, WeightSpec,

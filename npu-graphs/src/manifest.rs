@@ -1,10 +1,10 @@
 //! What has to be known about a context binary before it may be loaded. Written next to the binary as JSON.
 
-use crate::{ContextSpec, DeviceProfile, Encoding, NpuError};
+use crate::{ContextSpec, DeviceProfile, NpuError};
 use serde::{Deserialize, Serialize};
 
 /// Version of the manifest's form and of every device's lowering; other versions are refused.
-pub const MANIFEST_VERSION: u32 = 1;
+pub const MANIFEST_VERSION: u32 = 2;
 
 /// Which stages of a layer are static graphs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -19,15 +19,21 @@ pub enum Placement {
     Layer,
 }
 
-/// Name and boundary encodings of a graph.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct GraphEntry {
-    /// Graph name.
-    pub name: String,
-    /// Encodings of the inputs, in order.
-    pub inputs: Vec<Encoding>,
-    /// Encodings of the outputs, in order.
-    pub outputs: Vec<Encoding>,
+/// What made a context binary of Qualcomm's library, and for what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QnnVersions {
+    /// Core API, e.g. `2.40.0`.
+    pub core_api: String,
+    /// HTP API, e.g. `5.51.0`.
+    pub backend_api: String,
+    /// Build of the library that compiled, e.g. `v2.51.0.260929181845`.
+    pub build_id: String,
+    /// Qualcomm's number of the SoC.
+    pub soc_id: u32,
+    /// Hexagon architecture (75 for v75), where it is known.
+    pub arch: Option<u32>,
+    /// Whether graphs share weights; such binaries cannot be loaded in the x86-64 emulation.
+    pub weight_sharing: bool,
 }
 
 /// Everything that must agree before a context binary is used.
@@ -43,10 +49,11 @@ pub struct Manifest {
     pub placement: Placement,
     /// Device kind and chip, e.g. `sim:sm8650`.
     pub device: String,
-    /// Name of the context.
-    pub context: String,
-    /// Graphs with their encodings.
-    pub graphs: Vec<GraphEntry>,
+    /// The graphs, so that a loaded context knows what it is.
+    pub spec: ContextSpec,
+    /// Versions of Qualcomm's library, for its binaries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qnn: Option<QnnVersions>,
     /// Length of the binary in bytes.
     pub blob_bytes: u64,
     /// XXH3-64 of the binary, 16 hex digits. Devices do not notice a flipped weight byte; this does.
@@ -54,7 +61,7 @@ pub struct Manifest {
 }
 
 /// What [`Manifest::new`] is made from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ManifestArgs<'a> {
     /// Hash of the packed model.
     pub model_hash: &'a str,
@@ -66,6 +73,8 @@ pub struct ManifestArgs<'a> {
     pub profile: &'a DeviceProfile,
     /// The context's graphs.
     pub spec: &'a ContextSpec,
+    /// What [`crate::NpuContext::qnn_versions`] says.
+    pub qnn: Option<QnnVersions>,
     /// The binary.
     pub blob: &'a [u8],
 }
@@ -80,8 +89,8 @@ impl Manifest {
             chunk_lens: args.chunk_lens.to_vec(),
             placement: args.placement,
             device: args.profile.device.clone(),
-            context: args.spec.name.clone(),
-            graphs: entries(args.spec),
+            spec: args.spec.clone(),
+            qnn: args.qnn,
             blob_bytes: args.blob.len() as u64,
             blob_hash: hash_hex(args.blob),
         }
@@ -111,19 +120,21 @@ impl Manifest {
         Ok(())
     }
 
-    /// Checks that the binary's graphs are the ones that the manifest lists, encodings included.
+    /// Checks that the binary's graphs are the ones that the manifest lists, ops and encodings included.
     ///
     /// # Errors
     /// Names the graph that differs.
-    pub fn check_spec(&self, spec: &ContextSpec) -> Result<(), NpuError> {
-        let found = entries(spec);
-        if found == self.graphs {
+    pub fn check_spec(&self, found: &ContextSpec) -> Result<(), NpuError> {
+        if *found == self.spec {
             return Ok(());
         }
-        let list = |g: &[GraphEntry]| g.iter().map(|e| e.name.as_str()).collect::<Vec<_>>().join(" ");
-        let (wanted, found) = match self.graphs.iter().zip(&found).find(|(a, b)| a != b) {
+        let list = |s: &ContextSpec| {
+            let names: Vec<_> = s.graphs.iter().map(|g| g.name.as_str()).collect();
+            format!("{}: {}", s.name, names.join(" "))
+        };
+        let (wanted, found) = match self.spec.graphs.iter().zip(&found.graphs).find(|(a, b)| a != b) {
             Some((a, b)) => (format!("{a:?}"), format!("{b:?}")),
-            None => (list(&self.graphs), list(&found)),
+            None => (list(&self.spec), list(found)),
         };
         Err(NpuError::Manifest { field: "graphs", wanted, found })
     }
@@ -145,14 +156,6 @@ impl Manifest {
         }
         Ok(())
     }
-}
-
-fn entries(spec: &ContextSpec) -> Vec<GraphEntry> {
-    let encodings = |tensors: &[crate::TensorSpec]| tensors.iter().map(|t| t.encoding).collect();
-    spec.graphs
-        .iter()
-        .map(|g| GraphEntry { name: g.name.clone(), inputs: encodings(&g.inputs), outputs: encodings(&g.outputs) })
-        .collect()
 }
 
 fn hash_hex(bytes: &[u8]) -> String {

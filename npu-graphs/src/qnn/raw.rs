@@ -17,7 +17,11 @@ mod graph;
 mod log;
 mod node;
 #[allow(unsafe_code, reason = "calls QNN")]
+mod power;
+#[allow(unsafe_code, reason = "calls QNN")]
 mod profile;
+#[allow(unsafe_code, reason = "memory of the phone's driver")]
+mod rpcmem;
 #[allow(unsafe_code, reason = "structs that point into themselves")]
 mod tensor;
 
@@ -25,9 +29,11 @@ pub(crate) use backend::Backend;
 pub(crate) use binary::{BinaryInfo, GraphInfo, TensorInfo};
 pub(crate) use context::{ContextOptions, RawContext, SpillFill};
 pub(crate) use device::RawDevice;
-pub(crate) use graph::{ExecuteReport, GraphOptions, InputMemory, MemoryHandle, OutputMemory, RawGraph};
+pub(crate) use graph::{GraphOptions, InputMemory, MemoryHandle, OutputMemory, RawGraph};
 pub(crate) use node::{NodeDef, Param};
+pub(crate) use power::PowerVote;
 pub use profile::{CompilerEstimate, FinalizeReport};
+pub(crate) use rpcmem::{RpcMem, RpcMemory};
 pub(crate) use tensor::{QnnDtype, Quant, TensorDef, TensorKind, TensorRef};
 
 use crate::NpuError;

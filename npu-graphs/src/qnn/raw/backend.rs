@@ -8,7 +8,7 @@ use std::{ffi::CStr, ptr::null_mut, sync::Arc};
 /// Library, log handle and backend handle. Freed when the last device is gone.
 pub(crate) struct Backend {
     htp: HtpLibrary,
-    system: Option<SystemLibrary>,
+    system: SystemLibrary,
     /// Name of the device for errors, e.g. `qnn:sm8650`.
     name: String,
     log: Handle,
@@ -19,7 +19,7 @@ impl Backend {
     /// Makes log and backend.
     pub(crate) fn create(
         htp: HtpLibrary,
-        system: Option<SystemLibrary>,
+        system: SystemLibrary,
         name: &str,
         level: u32,
     ) -> Result<Arc<Self>, NpuError> {
@@ -51,8 +51,8 @@ impl Backend {
         &self.htp
     }
 
-    pub(crate) fn system(&self) -> Option<&SystemLibrary> {
-        self.system.as_ref()
+    pub(crate) fn system(&self) -> &SystemLibrary {
+        &self.system
     }
 
     pub(crate) fn name(&self) -> &str {

@@ -1,8 +1,10 @@
 //! A context: graphs that live together.
 
-use super::{BinaryInfo, Handle, RawDevice, log};
+use super::{BinaryInfo, Handle, MemoryHandle, RawDevice, TensorRef, log};
 use crate::NpuError;
+use parking_lot::Mutex;
 use qnn_sys::{
+    Qnn_MemDescriptor_t, Qnn_MemHandle_t, Qnn_MemIonInfo_t, Qnn_MemShape_t, Qnn_MemType_t,
     QnnContext_Config_t, QnnContext_ConfigOption_t, QnnHtpContext_ConfigOption_t, QnnHtpContext_CustomConfig_t,
     QnnHtpContext_GroupRegistration_t, entry,
 };
@@ -39,8 +41,17 @@ pub(crate) struct RawContext {
     name: String,
     /// Of a context that came from a binary: what the binary says of its graphs.
     info: Option<BinaryInfo>,
+    /// Shared memory that the device has mapped for this context, by file descriptor, element type and dimensions.
+    memory: Mutex<Vec<Registered>>,
     /// The group's first context must outlive the others.
     _group: Option<Arc<RawContext>>,
+}
+
+#[derive(Debug)]
+struct Registered {
+    fd: i32,
+    tensor: TensorRef,
+    handle: Handle,
 }
 
 /// The config list of a context and what it points to.
@@ -140,18 +151,27 @@ impl RawContext {
         options: &ContextOptions,
     ) -> Self {
         let group = options.spill_fill.as_ref().and_then(|g| g.first.clone());
-        Self { device: Arc::clone(device), handle: Handle(handle), name: options.name.clone(), info, _group: group }
+        Self { device: Arc::clone(device), handle: Handle(handle), name: options.name.clone(), info, memory: Mutex::default(), _group: group }
     }
 
-    /// The context as a binary; all graphs must be finalised.
-    pub(crate) fn binary(&self) -> Result<Vec<u8>, NpuError> {
+    /// Size that [`Self::binary`] would have at most, in bytes.
+    pub(crate) fn binary_bytes(&self) -> Result<u64, NpuError> {
         let backend = self.device.backend();
-        let (size_of, get) = (entry!(backend.htp(), contextGetBinarySize)?, entry!(backend.htp(), contextGetBinary)?);
+        let size_of = entry!(backend.htp(), contextGetBinarySize)?;
         let mark = log::mark();
         let mut size = 0u64;
         // SAFETY: our handle, a local.
         let answer = unsafe { size_of(self.handle.0, &raw mut size) };
         backend.check(answer, "size of the binary", &self.name, mark)?;
+        Ok(size)
+    }
+
+    /// The context as a binary; all graphs must be finalised.
+    pub(crate) fn binary(&self) -> Result<Vec<u8>, NpuError> {
+        let backend = self.device.backend();
+        let get = entry!(backend.htp(), contextGetBinary)?;
+        let size = self.binary_bytes()?;
+        let mark = log::mark();
         let len = usize::try_from(size).ok().filter(|n| *n <= isize::MAX as usize);
         let mut bytes = Vec::new();
         let reserved = len.is_some_and(|n| bytes.try_reserve_exact(n).is_ok());
@@ -184,8 +204,62 @@ impl RawContext {
     }
 }
 
+impl RawContext {
+    /// Registers memory for a tensor, or finds what was registered before.
+    pub(crate) fn register_memory(&self, fd: i32, tensor: &TensorRef) -> Result<MemoryHandle, NpuError> {
+        let mut all = self.memory.lock();
+        if let Some(known) = all.iter().find(|r| r.fd == fd && r.tensor.same_form(tensor)) {
+            return Ok(MemoryHandle(known.handle));
+        }
+        let backend = self.device.backend();
+        let register = entry!(backend.htp(), memRegister)?;
+        let (dims, data_type) = tensor.form();
+        let mut descriptor = Qnn_MemDescriptor_t {
+            memShape: Qnn_MemShape_t {
+                numDim: dims.len() as u32,
+                dimSize: dims.as_ptr().cast_mut(),
+                ..Default::default()
+            },
+            dataType: data_type,
+            memType: Qnn_MemType_t::QNN_MEM_TYPE_ION,
+            ..Default::default()
+        };
+        descriptor.__bindgen_anon_1.ionInfo = Qnn_MemIonInfo_t { fd };
+        let mark = log::mark();
+        let mut handle: Qnn_MemHandle_t = null_mut();
+        // SAFETY: our handle, one descriptor whose pointers outlive the call, a local.
+        let answer = unsafe { register(self.handle.0, &raw const descriptor, 1, &raw mut handle) };
+        backend.check(answer, "register memory", &format!("{}:{}", self.name, tensor.name()), mark)?;
+        all.push(Registered { fd, tensor: tensor.clone(), handle: Handle(handle) });
+        Ok(MemoryHandle(Handle(handle)))
+    }
+
+    /// Takes back every registration of this memory.
+    pub(super) fn forget_memory(&self, fd: i32) {
+        let mut all = self.memory.lock();
+        all.retain(|r| {
+            if r.fd == fd {
+                self.deregister(r.handle);
+            }
+            r.fd != fd
+        });
+    }
+
+    fn deregister(&self, handle: Handle) {
+        let backend = self.device.backend();
+        if let Some(deregister) = backend.table().memDeRegister {
+            // SAFETY: a handle of this context, taken back once.
+            let answer = unsafe { deregister(&raw const handle.0, 1) };
+            backend.report(answer, "deregister memory");
+        }
+    }
+}
+
 impl Drop for RawContext {
     fn drop(&mut self) {
+        for registered in std::mem::take(self.memory.get_mut()) {
+            self.deregister(registered.handle);
+        }
         let backend = self.device.backend();
         if let Some(free) = backend.table().contextFree {
             // SAFETY: our handle, freed once; graphs hold this object, so they are gone. No profile.

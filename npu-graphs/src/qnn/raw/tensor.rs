@@ -121,6 +121,15 @@ impl TensorRef {
     pub(crate) fn name(&self) -> &str {
         &self.0.name_text
     }
+
+    /// Dimensions and QNN's element type.
+    pub(super) fn form(&self) -> (&[u32], Qnn_DataType_t) {
+        (&self.0.dims, self.0.data_type)
+    }
+
+    pub(super) fn same_form(&self, other: &Self) -> bool {
+        self.form() == other.form()
+    }
 }
 
 /// Everything that QNN's tensor struct points to.

@@ -12,7 +12,7 @@ fn device(test: &str, soc_id: u32) -> Option<Arc<RawDevice>> {
         return None;
     }
     let system = SystemLibrary::search(None).expect("beside the backend library");
-    let backend = Backend::create(opened.expect("opens"), Some(system), "qnn:test", 2).expect("backend");
+    let backend = Backend::create(opened.expect("opens"), system, "qnn:test", 2).expect("backend");
     Some(RawDevice::create(&backend, soc_id).expect("device"))
 }
 
@@ -68,7 +68,7 @@ fn a_graph_computes_and_reloads() {
 
     let bytes = context.binary().expect("writes");
     drop((graph, context));
-    let system = device.backend().system().expect("was opened");
+    let system = device.backend().system();
     let info = BinaryInfo::read(system, "qnn:test", &bytes).expect("describes");
     assert_eq!((info.soc_id, info.arch), (57, Some(75)));
     assert_eq!(Some(&info.build_id), device.backend().build_id().as_ref());
@@ -158,7 +158,7 @@ fn wrong_devices_and_binaries_are_errors() {
     let Some(device) = device("wrong_devices_and_binaries_are_errors", 57) else { return };
     let error = RawDevice::create(device.backend(), 9999).expect_err("no such SoC");
     assert!(matches!(&error, NpuError::Code { code: 14001, .. }) && error.to_string().contains("9999"), "{error}");
-    let system = device.backend().system().expect("was opened");
+    let system = device.backend().system();
     for bytes in [&b""[..], &[0u8; 64], b"not a context binary at all, but longer than a header"] {
         assert!(BinaryInfo::read(system, "qnn:test", bytes).is_err());
     }
