@@ -27,10 +27,9 @@ pub(super) fn check_versions(
         same("Hexagon architecture", &format!("v{wanted}"), &format!("v{found}"))?;
     }
     // A library reads binaries of its own version and of older ones.
-    for (field, library, binary) in [
-        ("QNN core API", &here.core_api, info.core_api),
-        ("QNN HTP API", &here.backend_api, info.backend_api),
-    ] {
+    for (field, library, binary) in
+        [("QNN core API", &here.core_api, info.core_api), ("QNN HTP API", &here.backend_api, info.backend_api)]
+    {
         let newest: Vec<u32> = library.split('.').filter_map(|n| n.parse().ok()).collect();
         if newest < vec![binary.major, binary.minor] {
             return differ(field, format!("at most {library}, this library's"), binary.to_string());

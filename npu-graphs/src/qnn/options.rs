@@ -115,7 +115,8 @@ impl QnnOptions {
             (Some(profile), _) => profile,
             // A chip that nobody described: HTP's ops of v73, whatever it is.
             (None, Some(soc_id)) => {
-                let base = chips().next().ok_or_else(|| bad("chip", self.chip.clone(), "no chip is known".to_owned()))?;
+                let base =
+                    chips().next().ok_or_else(|| bad("chip", self.chip.clone(), "no chip is known".to_owned()))?;
                 DeviceProfile { name: format!("soc{soc_id}"), soc_id: Some(soc_id), arch: None, ..base }
             }
             (None, None) => {

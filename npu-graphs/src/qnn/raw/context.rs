@@ -4,8 +4,8 @@ use super::{BinaryInfo, Handle, MemoryHandle, RawDevice, TensorRef, log};
 use crate::NpuError;
 use parking_lot::Mutex;
 use qnn_sys::{
-    Qnn_MemDescriptor_t, Qnn_MemHandle_t, Qnn_MemIonInfo_t, Qnn_MemShape_t, Qnn_MemType_t,
-    QnnContext_Config_t, QnnContext_ConfigOption_t, QnnHtpContext_ConfigOption_t, QnnHtpContext_CustomConfig_t,
+    Qnn_MemDescriptor_t, Qnn_MemHandle_t, Qnn_MemIonInfo_t, Qnn_MemShape_t, Qnn_MemType_t, QnnContext_Config_t,
+    QnnContext_ConfigOption_t, QnnHtpContext_ConfigOption_t, QnnHtpContext_CustomConfig_t,
     QnnHtpContext_GroupRegistration_t, entry,
 };
 use std::{
@@ -151,7 +151,14 @@ impl RawContext {
         options: &ContextOptions,
     ) -> Self {
         let group = options.spill_fill.as_ref().and_then(|g| g.first.clone());
-        Self { device: Arc::clone(device), handle: Handle(handle), name: options.name.clone(), info, memory: Mutex::default(), _group: group }
+        Self {
+            device: Arc::clone(device),
+            handle: Handle(handle),
+            name: options.name.clone(),
+            info,
+            memory: Mutex::default(),
+            _group: group,
+        }
     }
 
     /// Size that [`Self::binary`] would have at most, in bytes.

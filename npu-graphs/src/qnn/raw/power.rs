@@ -3,10 +3,10 @@
 use super::{RawDevice, log};
 use crate::{NpuError, qnn::PerformancePolicy};
 use qnn_sys::{
-    QNN_HTP_PERF_INFRASTRUCTURE_POWER_CONFIG_MAX_RPC_POLLING_TIME, QnnHtpDevice_InfrastructureType_t,
-    QnnHtpDevice_PerfInfrastructure_t, QnnHtpPerfInfrastructure_DcvsV3_t, QnnHtpPerfInfrastructure_PowerConfig_t,
-    QnnHtpPerfInfrastructure_PowerConfigOption_t as PowerOption, QnnHtpPerfInfrastructure_PowerMode_t as Mode,
-    QnnHtpPerfInfrastructure_VoltageCorner_t as Corner, entry,
+    QNN_HTP_PERF_INFRASTRUCTURE_POWER_CONFIG_MAX_RPC_POLLING_TIME, QnnDevice_Infrastructure_t,
+    QnnHtpDevice_InfrastructureType_t, QnnHtpDevice_PerfInfrastructure_t, QnnHtpPerfInfrastructure_DcvsV3_t,
+    QnnHtpPerfInfrastructure_PowerConfig_t, QnnHtpPerfInfrastructure_PowerConfigOption_t as PowerOption,
+    QnnHtpPerfInfrastructure_PowerMode_t as Mode, QnnHtpPerfInfrastructure_VoltageCorner_t as Corner, entry,
 };
 use std::{ptr::null, ptr::null_mut, sync::Arc};
 
@@ -70,7 +70,7 @@ impl PowerVote {
             meaning: reason.to_owned(),
         };
         let mark = log::mark();
-        let mut infrastructure = null_mut();
+        let mut infrastructure: QnnDevice_Infrastructure_t = null_mut();
         // SAFETY: the argument points to a local that receives a pointer to a struct of the library's own.
         let answer = unsafe { get((&raw mut infrastructure).cast_const()) };
         backend.check(answer, "power vote", "infrastructure", mark)?;
