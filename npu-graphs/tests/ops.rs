@@ -450,6 +450,7 @@ fn contexts_with_vectors_reload_and_miss_nothing() {
         profile: device.profile(),
         spec: &spec,
         blob: &blob,
+        qnn: None,
     });
     let loaded = device.load(&blob, &manifest).expect("loads");
     assert_eq!(run(&device, &*loaded, "op", &[x]).expect("runs"), first);

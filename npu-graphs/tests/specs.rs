@@ -352,6 +352,7 @@ proptest! {
             profile: device.profile(),
             spec: &case.spec(),
             blob: &blob,
+            qnn: None,
         });
         if let Ok(loaded) = device.load(&blob, &manifest) {
             prop_assert_eq!(loaded.spec(), &case.spec());

@@ -3,6 +3,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this module")]
 
+pub mod qnn;
+
 use coexec_model::{LayerIdx, LayerTensor, TensorName};
 use coexec_npu::{
     Bindings, BlockRows, Completion, ContextSpec, Dtype, Encoding, GraphSpec, NpuContext, NpuDevice, NpuError, OpSpec,

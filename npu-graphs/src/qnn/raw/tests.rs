@@ -1,5 +1,6 @@
 //! The raw layer against Qualcomm's library, where it is found (see `qnn_sys::find`).
 
+use super::graph::ExecuteReport;
 use super::*;
 use qnn_sys::{HtpLibrary, SystemLibrary};
 use std::sync::Arc;
