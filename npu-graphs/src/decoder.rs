@@ -1,24 +1,47 @@
-//! The static graphs of a decoder for placement `split`: QKV, O, gate+up and down of every layer, for every chunk length.
+//! The static graphs of a decoder, for three placements.
 //!
-//! Each graph takes one activation `x` `[1, 1, chunk_len, K]` and gives one output per part (`q` `k` `v`, `o`, `gate` `up`,
-//! `down`), each `[1, 1, chunk_len, part]` with its own scale, zero point 128. Weights of a layer are named alike for every
-//! chunk length, so a device holds them once. Biases are added on the CPU, where the parts are consumed.
+//! | placement | builder | graphs per layer and chunk length | on the CPU |
+//! |---|---|---|---|
+//! | `split` | [`split_context`] | QKV, O, gate+up, down | norms, rotation, attention, SiLU, residuals |
+//! | `fused` | [`fused_context`] | RMSNorm…rotation, O…residual | attention |
+//! | `layer` | [`layer_context`] | one per past length, or one for several layers | embedding, head, sampling |
+//!
+//! Every activation is u8, u16 or f16 ([`Activation`]). In codes each tensor has one static encoding: `split` takes it from
+//! calibration, the others from [`Ranges`]. Weights of a layer are named alike in every graph, so a device holds them once
+//! for all chunk and past lengths.
 
-use crate::{ContextSpec, Dtype, Encoding, GraphSpec, OpSpec, SpecError, TensorSpec, WeightEncoding, WeightSpec};
-use coexec_model::{Calibration, DecoderConfig, LayerIdx, LinearKind, TensorName, layout::GROUP};
+mod fused;
+mod layer;
+mod parts;
+mod ranges;
+mod split;
+
+pub use fused::{FusedOptions, fused_context, fused_graph_names};
+pub use layer::{F16_MASK, LayerOptions, layer_context, layer_graph_name, masked_value};
+pub use ranges::{RangeSource, Ranges, Role, rope_tables};
+pub use split::{SplitOptions, graph_name, part_names, split_context};
+
+use crate::{Dtype, Encoding, NpuError, SpecError, WeightEncoding};
+use coexec_model::{DecoderConfig, LinearKind, layout::GROUP};
 use std::ops::Range;
 
-/// Zero point of every u8 activation.
+/// Zero point of every symmetric u8 activation.
 pub const ZERO_POINT_U8: i32 = 128;
-/// Most graphs that one context may ask for (layers × 4 × chunk lengths).
+/// Zero point of every symmetric u16 activation.
+pub const ZERO_POINT_U16: i32 = 32768;
+/// Most graphs that one context may ask for.
 pub const MAX_GRAPHS: usize = 1 << 16;
+/// Longest chunk or past that a static graph is built for, in tokens.
+const MAX_TOKENS: usize = 1 << 20;
 
 /// How linears' weights reach the NPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NpuWeights {
     /// Per-channel INT8.
     PerChannelI8,
-    /// 4-bit block expansion, one weight set with the CPU's `q4`.
+    /// Per-channel INT4: half the memory, for chips or dtypes without block expansion; costs accuracy.
+    PerChannelI4,
+    /// 4-bit block expansion, one weight set with the CPU's `q4`. Not with f16 activations.
     BlockExpansion,
 }
 
@@ -26,22 +49,71 @@ impl NpuWeights {
     fn encoding(self) -> WeightEncoding {
         match self {
             Self::PerChannelI8 => WeightEncoding::PerChannelI8,
+            Self::PerChannelI4 => WeightEncoding::PerChannelI4,
             Self::BlockExpansion => WeightEncoding::BlockExpansion32,
         }
     }
 }
 
-/// What [`split_context`] builds.
-#[derive(Clone, Debug)]
-pub struct SplitOptions<'a> {
-    /// Name of the context.
-    pub name: &'a str,
-    /// Chunk lengths in tokens; each gets its own graphs.
-    pub chunk_lens: &'a [usize],
-    /// How weights reach the NPU.
-    pub weights: NpuWeights,
-    /// Layers that get graphs; `None` is all.
-    pub layers: Option<Range<u32>>,
+/// Element type of a context's activations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// 8-bit codes.
+    #[default]
+    U8,
+    /// 16-bit codes.
+    U16,
+    /// 16-bit floats; scales and ranges are not used.
+    F16,
+}
+
+impl Activation {
+    /// Element type.
+    #[must_use]
+    pub fn dtype(self) -> Dtype {
+        match self {
+            Self::U8 => Dtype::U8,
+            Self::U16 => Dtype::U16,
+            Self::F16 => Dtype::F16,
+        }
+    }
+
+    /// Largest code; none for floats.
+    fn top(self) -> Option<f32> {
+        match self {
+            Self::U8 => Some(255.0),
+            Self::U16 => Some(65535.0),
+            Self::F16 => None,
+        }
+    }
+
+    /// −`range`…`range` around the middle code.
+    fn symmetric(self, range: f32) -> Encoding {
+        match self {
+            Self::U8 => Encoding::Tensor { scale: range / 127.0, zero_point: ZERO_POINT_U8 },
+            Self::U16 => Encoding::Tensor { scale: range / 32767.0, zero_point: ZERO_POINT_U16 },
+            Self::F16 => Encoding::None,
+        }
+    }
+
+    /// `low`…`high` with a code for 0, which lies between.
+    fn between(self, low: f32, high: f32) -> Encoding {
+        match self.top() {
+            Some(top) => {
+                let scale = (high - low) / top;
+                Encoding::Tensor { scale, zero_point: (-low / scale).round().clamp(0.0, top) as i32 }
+            }
+            None => Encoding::None,
+        }
+    }
+
+    /// 0…1 as HTP wants it of softmax (and sigmoid): zero point 0, one step more than there are codes.
+    fn probability(self) -> Encoding {
+        match self.top() {
+            Some(top) => Encoding::Tensor { scale: 1.0 / (top + 1.0), zero_point: 0 },
+            None => Encoding::None,
+        }
+    }
 }
 
 /// Why no graphs could be built for a model.
@@ -58,11 +130,29 @@ pub enum BuildError {
         /// What is missing or wrong.
         reason: String,
     },
+    /// No usable range for a tensor that needs an encoding.
+    #[error("layer {layer}: the range of `{role}` {reason}; measure the ranges of this model again, or use f16 graphs")]
+    Range {
+        /// Layer; the number of layers stands for the last layer's output.
+        layer: u32,
+        /// Tensor.
+        role: Role,
+        /// What is missing or wrong.
+        reason: String,
+    },
     /// A chunk length that cannot be.
     #[error("chunk length {chunk_len}: {reason}")]
     ChunkLen {
         /// The length asked for.
         chunk_len: usize,
+        /// What is allowed.
+        reason: &'static str,
+    },
+    /// A past length that cannot be.
+    #[error("past length {kv_len}: {reason}")]
+    KvLen {
+        /// The length asked for.
+        kv_len: usize,
         /// What is allowed.
         reason: &'static str,
     },
@@ -84,120 +174,59 @@ pub enum BuildError {
         /// Inputs.
         k: usize,
     },
+    /// A model whose attention has no static graph.
+    #[error("model: {reason}")]
+    Config {
+        /// What does not fit.
+        reason: String,
+    },
+    /// Measuring ranges failed: weights could not be read, or inputs do not fit.
+    #[error("ranges could not be measured")]
+    Measure(#[source] Box<NpuError>),
     /// The result would not be a valid spec (sizes beyond every device).
     #[error(transparent)]
     Spec(#[from] SpecError),
 }
 
-/// Name of the graph of one linear, e.g. `qkv.L3.c256`.
-#[must_use]
-pub fn graph_name(kind: LinearKind, layer: LayerIdx, chunk_len: usize) -> String {
-    format!("{kind}.L{}.c{chunk_len}", layer.0)
-}
-
-/// Names of a linear's output tensors, in the order of [`DecoderConfig::linear_parts`].
-#[must_use]
-pub fn part_names(kind: LinearKind) -> &'static [&'static str] {
-    match kind {
-        LinearKind::Qkv => &["q", "k", "v"],
-        LinearKind::O => &["o"],
-        LinearKind::GateUp => &["gate", "up"],
-        LinearKind::Down => &["down"],
-    }
-}
-
-/// The graphs of placement `split` in W8A8 (or W4A8 with block expansion).
-///
-/// # Errors
-/// When calibration does not fit the model, a chunk length is 0 or given twice, or sizes are out of every device's range.
-pub fn split_context(
-    config: &DecoderConfig,
-    calibration: &Calibration,
-    options: &SplitOptions<'_>,
-) -> Result<ContextSpec, BuildError> {
+/// Layers asked for, all when `None`.
+fn layers_of(config: &DecoderConfig, layers: Option<&Range<u32>>) -> Result<Range<u32>, BuildError> {
     let count = config.num_hidden_layers;
-    let layers = options.layers.clone().unwrap_or(0..count);
+    let layers = layers.cloned().unwrap_or(0..count);
     if layers.start >= layers.end || layers.end > count {
         return Err(BuildError::Layers { layers, count });
     }
-    for (i, &chunk_len) in options.chunk_lens.iter().enumerate() {
+    Ok(layers)
+}
+
+/// Chunk lengths must be different and positive; `graphs` is how many graphs each gets.
+fn check_chunk_lens(chunk_lens: &[usize], graphs: usize) -> Result<(), BuildError> {
+    for (i, &chunk_len) in chunk_lens.iter().enumerate() {
         let reason = match chunk_len {
             0 => "a chunk holds at least one token",
-            c if u32::try_from(c).is_err() || c > 1 << 20 => "longer than any static graph",
-            c if options.chunk_lens[..i].contains(&c) => "given twice",
+            c if c > MAX_TOKENS => "longer than any static graph",
+            c if chunk_lens[..i].contains(&c) => "given twice",
             _ => continue,
         };
         return Err(BuildError::ChunkLen { chunk_len, reason });
     }
-    let graphs = layers.len().saturating_mul(4).saturating_mul(options.chunk_lens.len());
+    let graphs = graphs.saturating_mul(chunk_lens.len());
     if graphs == 0 || graphs > MAX_GRAPHS {
-        let chunk_len = options.chunk_lens.first().copied().unwrap_or(0);
+        let chunk_len = chunk_lens.first().copied().unwrap_or(0);
         return Err(BuildError::ChunkLen { chunk_len, reason: "no chunk lengths, or too many graphs in all" });
     }
-    let mut spec = ContextSpec { name: options.name.to_owned(), graphs: Vec::with_capacity(graphs) };
-    for layer in layers.map(LayerIdx) {
-        for kind in LinearKind::ALL {
-            for &chunk_len in options.chunk_lens {
-                spec.graphs.push(linear_graph(config, calibration, options.weights, layer, kind, chunk_len)?);
-            }
-        }
-    }
-    spec.validate()?;
-    Ok(spec)
+    Ok(())
 }
 
-fn linear_graph(
-    config: &DecoderConfig,
-    calibration: &Calibration,
-    weights: NpuWeights,
-    layer: LayerIdx,
-    kind: LinearKind,
-    chunk_len: usize,
-) -> Result<GraphSpec, BuildError> {
-    let bad = |reason: String| BuildError::Calibration { layer: layer.0, kind, reason };
-    let scales = calibration.linear(layer, kind).ok_or_else(|| bad("has no entry for it".to_owned()))?;
-    let (parts, names) = (config.linear_parts(kind), part_names(kind));
-    if scales.output_scales.len() != parts.len() {
-        let found = scales.output_scales.len();
-        return Err(bad(format!("has {found} output scales, the linear has {} parts", parts.len())));
-    }
-    for scale in scales.output_scales.iter().chain([&scales.input_scale]) {
-        if !(scale.is_normal() && *scale > 0.0) {
-            return Err(bad(format!("has scale {scale}, not a positive number")));
-        }
-    }
+/// Block expansion needs inputs in whole groups.
+fn check_groups(config: &DecoderConfig, weights: NpuWeights, layer: u32, kind: LinearKind) -> Result<(), BuildError> {
     let (_, k) = config.linear_shape(kind);
     if weights == NpuWeights::BlockExpansion && !k.is_multiple_of(GROUP) {
-        return Err(BuildError::Groups { layer: layer.0, kind, k });
+        return Err(BuildError::Groups { layer, kind, k });
     }
-    let tensor = |name: &str, width: usize, scale: f32| {
-        // Widths and chunk lengths beyond u32 cannot come from a config; saturating makes `validate` refuse them.
-        let dim = |v: usize| u32::try_from(v).unwrap_or(u32::MAX);
-        let encoding = Encoding::Tensor { scale, zero_point: ZERO_POINT_U8 };
-        TensorSpec::activation(name, dim(chunk_len), dim(width), Dtype::U8, encoding)
-    };
-    let mut graph = GraphSpec {
-        name: graph_name(kind, layer, chunk_len),
-        inputs: vec![tensor("x", k, scales.input_scale)],
-        outputs: Vec::with_capacity(parts.len()),
-        intermediates: Vec::new(),
-        nodes: Vec::with_capacity(parts.len()),
-    };
-    let mut row = 0;
-    for ((part, name), scale) in parts.iter().zip(names).zip(&scales.output_scales) {
-        graph.outputs.push(tensor(name, *part, *scale));
-        graph.nodes.push(OpSpec::Conv2d1x1 {
-            input: "x".to_owned(),
-            weights: WeightSpec {
-                tensor: TensorName::Layer(layer, kind.tensor()),
-                rows: row..row + part,
-                k,
-                encoding: weights.encoding(),
-            },
-            bias: None,
-            output: (*name).to_owned(),
-        });
-        row += part;
-    }
-    Ok(graph)
+    Ok(())
+}
+
+/// Sizes beyond u32 cannot come from a config; saturating makes `validate` refuse them.
+fn dim(v: usize) -> u32 {
+    u32::try_from(v).unwrap_or(u32::MAX)
 }

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! * [`spec`]: what a static graph is, as plain data: shapes, dtypes, encodings, weights by name, no pointers.
-//! * [`decoder`]: the graphs of a decoder for placement `split`, one set per chunk length.
+//! * [`decoder`]: the graphs of a decoder for placements `split`, `fused` and `layer`, and the ranges of their tensors.
 //! * [`device`]: the contract of an NPU. [`sim`] is an exact simulated one, [`qnn`] Qualcomm's behind the same trait.
 //! * [`profile`]: what a chip can hold and compute, and published or compiler-estimated times of its linears.
 //! * [`manifest`]: what has to be known about a context binary before it may be loaded.
@@ -29,7 +29,10 @@ pub mod spec;
 pub mod weights;
 
 pub use buffer::{BufferKind, BufferRead, BufferWrite, NpuBuffer};
-pub use decoder::{NpuWeights, SplitOptions, graph_name, split_context};
+pub use decoder::{
+    Activation, FusedOptions, LayerOptions, NpuWeights, Ranges, SplitOptions, fused_context, graph_name, layer_context,
+    split_context,
+};
 pub use device::{Bindings, Completion, GraphId, NpuContext, NpuDevice, Ticket};
 pub use error::NpuError;
 pub use manifest::{Manifest, Placement, QnnVersions};

@@ -13,7 +13,6 @@ mod context;
 mod fault;
 mod linear;
 mod matmul;
-mod numbers;
 mod observe;
 mod ops;
 mod prepared;

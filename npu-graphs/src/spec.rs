@@ -4,6 +4,7 @@
 //! stand in topological order, names are unique, every output is produced once, encodings fit their dtype. Specs hold no
 //! weights; a [`crate::WeightSource`] hands them out while a device prepares.
 
+pub(crate) mod numbers;
 mod op;
 mod validate;
 

@@ -6,8 +6,8 @@ use coexec_model::{
     Calibration, DecoderConfig, GenerationDefaults, LayerIdx, LinearCalibration, LinearKind, RopeScaling, TensorName,
 };
 use coexec_npu::{
-    ContextSpec, Dtype, Encoding, GraphSpec, NpuDevice, NpuError, NpuWeights, OpSpec, SimDevice, SimOptions, SpecError,
-    SplitOptions, TensorSpec, WeightEncoding, decoder::BuildError, graph_name, split_context,
+    Activation, ContextSpec, Dtype, Encoding, GraphSpec, NpuDevice, NpuError, NpuWeights, OpSpec, SimDevice,
+    SimOptions, SpecError, SplitOptions, TensorSpec, WeightEncoding, decoder::BuildError, graph_name, split_context,
 };
 use proptest::prelude::*;
 use std::collections::HashSet;
@@ -51,7 +51,7 @@ fn calibration(config: &DecoderConfig) -> Calibration {
 }
 
 fn options(chunk_lens: &[usize], weights: NpuWeights) -> SplitOptions<'_> {
-    SplitOptions { name: "model", chunk_lens, weights, layers: None }
+    SplitOptions { name: "model", chunk_lens, weights, activation: Activation::U8, layers: None }
 }
 
 #[test]
@@ -90,6 +90,34 @@ fn split_builds_four_graphs_per_layer_and_chunk_length() {
     let four_bit =
         split_context(&config, &calibration(&config), &options(&[16], NpuWeights::BlockExpansion)).expect("builds");
     assert_eq!(four_bit.device_bytes(0), 3 * (weights / 2 + weights / 64 + scales));
+}
+
+#[test]
+fn split_in_16_bits_covers_the_range_of_8() {
+    let config = config();
+    let all = [Activation::U8, Activation::U16, Activation::F16].map(|activation| {
+        let options = SplitOptions { activation, ..options(&[16], NpuWeights::PerChannelI4) };
+        let spec = split_context(&config, &calibration(&config), &options).expect("builds");
+        let profile = SimOptions::named("sm8650").expect("known").profile;
+        profile.check(&spec).expect("HTP computes it");
+        spec
+    });
+    for (narrow, (wide, float)) in all[0].graphs.iter().zip(all[1].graphs.iter().zip(&all[2].graphs)) {
+        let tensors = |g: &GraphSpec| g.inputs.iter().chain(&g.outputs).cloned().collect::<Vec<_>>();
+        for (a, (b, c)) in tensors(narrow).into_iter().zip(tensors(wide).into_iter().zip(tensors(float))) {
+            let Encoding::Tensor { scale, zero_point: 128 } = a.encoding else { panic!("{a:?}") };
+            assert_eq!(b.encoding, Encoding::Tensor { scale: scale / 256.0, zero_point: 32768 });
+            assert_eq!((b.dtype, c.dtype, c.encoding), (Dtype::U16, Dtype::F16, Encoding::None));
+            assert_eq!((&a.dims, &a.dims), (&b.dims, &c.dims));
+        }
+    }
+    // Floats need no calibration; codes do.
+    let none = Calibration { tokens: 0, layers: vec![] };
+    let build = |activation| {
+        split_context(&config, &none, &SplitOptions { activation, ..options(&[16], NpuWeights::PerChannelI8) })
+    };
+    assert!(build(Activation::F16).is_ok());
+    assert!(matches!(build(Activation::U16), Err(BuildError::Calibration { .. })));
 }
 
 #[test]

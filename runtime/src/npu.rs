@@ -15,7 +15,7 @@ use crate::{Model, RuntimeError};
 use coexec_model::{LayerIdx, LinearKind};
 use coexec_npu::{
     Bindings, ContextSpec, DeviceProfile, GraphId, NpuContext, NpuDevice,
-    decoder::{SplitOptions, graph_name, split_context},
+    decoder::{Activation, SplitOptions, graph_name, split_context},
     profile,
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -139,7 +139,13 @@ impl PreparedNpu {
 /// [`RuntimeError::NotCalibrated`]; what cannot be built for this model.
 pub fn split_spec(model: &Model, chunk_lens: &[usize]) -> Result<ContextSpec, RuntimeError> {
     let calibration = model.calibration().ok_or(RuntimeError::NotCalibrated)?;
-    let options = SplitOptions { name: "split", chunk_lens, weights: npu_weights(model), layers: None };
+    let options = SplitOptions {
+        name: "split",
+        chunk_lens,
+        weights: npu_weights(model),
+        activation: Activation::U8,
+        layers: None,
+    };
     Ok(split_context(model.config(), calibration, &options)?)
 }
 

@@ -102,7 +102,8 @@ pub fn estimate_linear_us(profile: &DeviceProfile, shape: LinearShape) -> Option
 }
 
 /// Simulated time of a graph of linears; those that share an input count as one, as the compiler's estimates do. `None` as
-/// [`estimate_linear_us`], or when the graph holds another op.
+/// [`estimate_linear_us`], or when the graph holds another op: the tables know linears only, so graphs of placements `fused`
+/// and `layer` have no estimate.
 #[must_use]
 pub fn estimate_graph_us(profile: &DeviceProfile, graph: &GraphSpec) -> Option<Estimate> {
     let mut linears: Vec<(&str, LinearShape)> = Vec::new();

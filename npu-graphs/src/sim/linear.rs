@@ -2,10 +2,9 @@
 
 use super::{
     matmul::{Shape, batched, times_weights},
-    numbers::encode,
     requant::{ChannelMultiplier, Width, requantize},
 };
-use crate::TensorSpec;
+use crate::{TensorSpec, spec::numbers::encode};
 use coexec_cpu::{CpuError, Ctx, I8Panels, LinearScratch, Pool, gemm_u8s8};
 use parking_lot::Mutex;
 use std::sync::Arc;

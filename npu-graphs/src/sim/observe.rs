@@ -1,6 +1,6 @@
 //! Ranges of every tensor of a graph on given inputs: what encodings are chosen from.
 
-use super::{linear::Executor, numbers::decode, prepared::Prepared};
+use super::{linear::Executor, prepared::Prepared};
 use crate::{ContextSpec, GraphId, NpuError, TensorSpec, WeightSource};
 use std::collections::BTreeMap;
 
@@ -77,6 +77,6 @@ impl Observer {
 }
 
 fn range(spec: &TensorSpec, bytes: &[u8]) -> (f32, f32) {
-    let numbers = decode(spec, bytes, |v| v as f32);
+    let numbers = spec.numbers(bytes);
     numbers.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), v| (low.min(*v), high.max(*v)))
 }

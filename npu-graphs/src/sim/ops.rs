@@ -3,8 +3,10 @@
 //! HTP's own rounding of these ops was measured to stay within a step or two of this (RoPE 0.9, RmsNorm 1.0, Add 0.8, Softmax
 //! 1.3 steps in u8) but not modelled.
 
-use super::numbers::{decode, encode};
-use crate::{OpSpec, TensorSpec};
+use crate::{
+    OpSpec, TensorSpec,
+    spec::numbers::{decode, encode},
+};
 
 /// A tensor with its bytes.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +22,7 @@ impl Tensor<'_> {
 
     /// The numbers in f32, for products.
     pub(super) fn floats(&self) -> Vec<f32> {
-        decode(self.spec, self.bytes, |v| v as f32)
+        self.spec.numbers(self.bytes)
     }
 }
 

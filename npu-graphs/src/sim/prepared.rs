@@ -4,7 +4,6 @@ use super::{
     MemoryLease,
     linear::{Executor, IntegerLinear, LinearWeights},
     matmul::Shape,
-    numbers::decode,
     ops::{Tensor, compute},
     requant::{Width, bias_units, multipliers},
     statics::{Statics, VectorKey, vectors},
@@ -207,7 +206,7 @@ fn gain_as_given(gain: &[f32], dtype: Dtype) -> Vec<f32> {
         None => gain.iter().map(|v| f16::from_f32(*v).to_f32()).collect(),
         Some((encoding, codes)) => {
             let spec = TensorSpec { name: String::new(), dims: vec![gain.len() as u32], dtype, encoding };
-            decode(&spec, &codes, |v| v as f32)
+            spec.numbers(&codes)
         }
     }
 }

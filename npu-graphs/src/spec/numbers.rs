@@ -1,10 +1,27 @@
 //! Codes to numbers and back: exact on the way in, rounded once (to nearest, ties to even) on the way out.
 
-use crate::{Dtype, Encoding, TensorSpec};
+use super::{Dtype, Encoding, TensorSpec};
 use half::f16;
 
+impl TensorSpec {
+    /// The numbers that a buffer of this tensor stands for.
+    #[must_use]
+    pub fn numbers(&self, bytes: &[u8]) -> Vec<f32> {
+        decode(self, bytes, |v| v as f32)
+    }
+
+    /// The bytes of a buffer that holds `numbers`, each rounded to nearest (ties to even) and clamped to what the tensor's
+    /// dtype and encoding can say.
+    #[must_use]
+    pub fn bytes_of(&self, numbers: &[f32]) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode(self, numbers.iter().map(|v| f64::from(*v)), &mut out);
+        out
+    }
+}
+
 /// The numbers that a tensor's bytes stand for, each handed to `into`. The f64 is exact for every dtype and encoding.
-pub(super) fn decode<T>(spec: &TensorSpec, bytes: &[u8], into: impl Fn(f64) -> T) -> Vec<T> {
+pub(crate) fn decode<T>(spec: &TensorSpec, bytes: &[u8], into: impl Fn(f64) -> T) -> Vec<T> {
     let (scale, zero_point) = scale_and_zero_point(spec);
     let number = |code: i64| into(scale * (code - zero_point) as f64);
     match spec.dtype {
@@ -18,7 +35,7 @@ pub(super) fn decode<T>(spec: &TensorSpec, bytes: &[u8], into: impl Fn(f64) -> T
 }
 
 /// Writes numbers as a tensor's bytes; `out` is overwritten. Codes are clamped to their dtype, a NaN becomes the zero point.
-pub(super) fn encode(spec: &TensorSpec, values: impl Iterator<Item = f64>, out: &mut Vec<u8>) {
+pub(crate) fn encode(spec: &TensorSpec, values: impl Iterator<Item = f64>, out: &mut Vec<u8>) {
     let (scale, zero_point) = scale_and_zero_point(spec);
     let code = |v: f64, low: i32, high: i32| {
         let code = (v / scale).round_ties_even() + zero_point as f64;
