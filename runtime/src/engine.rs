@@ -2,13 +2,15 @@
 
 use crate::{
     EngineOptions, Model, RuntimeError, Session, calibrate,
-    npu::{self, NpuBackend, PreparedNpu},
+    npu::{
+        self, NpuBackend,
+        failover::{Npus, Trouble},
+    },
     prefill::{Placement, PlanOptions, plan::StageCosts},
 };
 use coexec_cpu::{Kernels, Pool};
 use coexec_model::packed::PackedFile;
 use coexec_npu::DeviceProfile;
-use parking_lot::Mutex;
 use std::{path::Path, sync::Arc};
 
 /// Chunks whose activations may be in memory at once.
@@ -19,12 +21,10 @@ pub(crate) struct EngineInner {
     pub(crate) options: EngineOptions,
     pub(crate) pool: Pool,
     pub(crate) kernels: &'static Kernels,
-    pub(crate) npu_reason: String,
-    backend: Option<Arc<dyn NpuBackend>>,
     pub(crate) shadowed: Vec<[bool; 4]>,
-    pub(crate) profile: DeviceProfile,
-    /// Static graphs, prepared at the first prefill.
-    npu: Mutex<Option<Arc<PreparedNpu>>>,
+    /// Whose times are taken where no NPU is used.
+    profile: DeviceProfile,
+    pub(crate) npus: Npus,
 }
 
 /// A model opened for running. Cheap to clone; clones share everything.
@@ -53,6 +53,28 @@ impl Engine {
     /// # Errors
     /// As [`Self::open`].
     pub fn new(file: PackedFile, options: EngineOptions) -> Result<Self, RuntimeError> {
+        Self::build(file, options, None)
+    }
+
+    /// Opens a packed file for prefill on a given NPU. `options.npu` says no more than what happens when it cannot be
+    /// opened: with [`NpuChoice::Auto`] the engine goes on without it, otherwise that is an error. After a real NPU comes
+    /// the simulated one, then the CPU.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; [`RuntimeError::NotCalibrated`] for a model without calibration.
+    pub fn with_backend(
+        file: PackedFile,
+        options: EngineOptions,
+        backend: Arc<dyn NpuBackend>,
+    ) -> Result<Self, RuntimeError> {
+        Self::build(file, options, Some(backend))
+    }
+
+    fn build(
+        file: PackedFile,
+        options: EngineOptions,
+        backend: Option<Arc<dyn NpuBackend>>,
+    ) -> Result<Self, RuntimeError> {
         let span = tracing::info_span!("open");
         let _entered = span.enter();
         options.validate()?;
@@ -61,29 +83,22 @@ impl Engine {
             None => Kernels::detect(),
         };
         let model = Model::load(Arc::new(file), options.memory_budget_bytes)?;
-        let npu::Chosen { backends, reason: npu_reason } = npu::backend::choose(&model, &options)?;
-        let backend = backends.into_iter().next();
+        let chosen = match backend {
+            Some(backend) => npu::backend::given(&model, &options, backend)?,
+            None => npu::backend::choose(&model, &options)?,
+        };
+        let npus = Npus::new(chosen, &options);
         let shadowed = match model.calibration() {
             Some(calibration) if options.shadow => {
                 calibrate::shadow_mask(model.config(), calibration, options.pruning_rate)
             }
             _ => vec![[false; 4]; model.config().num_hidden_layers as usize],
         };
-        let npu = backend.as_ref().map_or("none", |b| b.name());
-        tracing::info!(npu, reason = npu_reason, kernels = kernels.name(), "engine ready");
+        let npu = npus.backend().map_or("none", |b| b.name());
+        tracing::info!(npu, reason = npus.reason(), kernels = kernels.name(), "engine ready");
         let profile = npu::profile(&options.npu_profile)?;
         let pool = Pool::new(options.worker_threads());
-        let inner = EngineInner {
-            model,
-            options,
-            pool,
-            kernels,
-            npu_reason,
-            backend,
-            shadowed,
-            profile,
-            npu: Mutex::default(),
-        };
+        let inner = EngineInner { model, options, pool, kernels, shadowed, profile, npus };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -99,22 +114,22 @@ impl Engine {
         &self.inner.options
     }
 
-    /// Where linears of a prefill run.
+    /// Where linears of the next prefill run.
     #[must_use]
     pub fn placement(&self) -> Placement {
-        if self.inner.backend.is_some() { Placement::Split } else { Placement::Cpu }
+        if self.inner.npus.backend().is_some() { Placement::Split } else { Placement::Cpu }
     }
 
-    /// Name of the NPU, `none` without one.
+    /// Name of the NPU in use, `none` without one. It changes when an NPU is given up.
     #[must_use]
     pub fn npu_device(&self) -> &'static str {
-        self.inner.backend.as_ref().map_or("none", |b| b.name())
+        self.inner.npus.backend().map_or("none", |b| b.name())
     }
 
-    /// Why that NPU was chosen.
+    /// Why that NPU is used, or which failure made the engine give one up.
     #[must_use]
-    pub fn npu_reason(&self) -> &str {
-        &self.inner.npu_reason
+    pub fn npu_reason(&self) -> String {
+        self.inner.npus.reason()
     }
 
     /// Name of the CPU kernels in use.
@@ -129,33 +144,40 @@ impl Engine {
         Session::new(self.clone())
     }
 
-    /// What a prefill plan of this engine is made with.
+    /// What the next prefill plan of this engine is made with.
     #[must_use]
     pub fn plan_options(&self, all_logits: bool) -> PlanOptions {
+        self.plan_options_on(self.inner.npus.backend().map(|b| b.profile()), all_logits)
+    }
+
+    /// The same for an NPU, or the CPU.
+    pub(crate) fn plan_options_on(&self, npu: Option<&DeviceProfile>, all_logits: bool) -> PlanOptions {
         PlanOptions {
-            placement: self.placement(),
+            placement: if npu.is_some() { Placement::Split } else { Placement::Cpu },
             chunk_lens: self.inner.options.ladder(),
             shadowed: self.inner.shadowed.clone(),
             all_logits,
             cpu_workers: self.inner.pool.threads(),
             max_chunks_in_flight: MAX_CHUNKS_IN_FLIGHT,
-            costs: StageCosts::phone(self.inner.profile.clone()),
+            costs: StageCosts::phone(npu.unwrap_or(&self.inner.profile).clone()),
         }
     }
 
-    /// The static graphs, prepared at first use; `None` without an NPU.
+    /// Opens the NPU and makes the static graphs now, which the first prefill would do otherwise; does nothing when they are
+    /// there or on the CPU.
     ///
     /// # Errors
-    /// When the device refuses them.
-    pub fn prepare_npu(&self) -> Result<Option<Arc<PreparedNpu>>, RuntimeError> {
-        let Some(backend) = &self.inner.backend else { return Ok(None) };
-        let mut npu = self.inner.npu.lock();
-        if npu.is_none() {
-            let options = &self.inner.options;
-            let prepared =
-                PreparedNpu::open(backend.as_ref(), &self.inner.model, &options.ladder(), options.npu_deadline)?;
-            *npu = Some(Arc::new(prepared));
-        }
-        Ok(npu.clone())
+    /// When the NPU that was asked for by name refuses them.
+    pub fn prepare_npu(&self) -> Result<(), RuntimeError> {
+        let mut trouble = Trouble::default();
+        let lease = self.inner.npus.lease(&self.inner.model, &self.inner.options, &mut trouble)?;
+        self.inner.npus.tell_later(&lease, &trouble);
+        Ok(())
+    }
+
+    /// Bytes that static graphs hold now: 0 before the first prefill and on the CPU.
+    #[must_use]
+    pub fn npu_memory_bytes(&self) -> u64 {
+        self.inner.npus.memory_bytes()
     }
 }

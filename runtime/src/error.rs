@@ -122,3 +122,14 @@ pub enum RuntimeError {
         source: std::io::Error,
     },
 }
+
+impl RuntimeError {
+    /// Whether an NPU failed, not the request: the same may succeed on fresh static graphs, or elsewhere.
+    #[must_use]
+    pub fn is_device_failure(&self) -> bool {
+        match self {
+            Self::Npu(source) | Self::NpuGraph { source, .. } => source.is_device_failure(),
+            _ => false,
+        }
+    }
+}

@@ -1,9 +1,12 @@
 //! The NPU as the engine uses it: static graphs of all layers for every chunk length, one submit at a time.
 //!
 //! [`backend`] is the contract of a kind of NPU and the place where one is chosen, [`sim`] the simulated one, [`weights`]
-//! what graphs are filled with.
+//! what graphs are filled with. `failover` keeps the one in use open and steps down when it fails; [`marker`] remembers
+//! NPUs that took their process down.
 
 pub mod backend;
+pub(crate) mod failover;
+pub mod marker;
 pub mod sim;
 pub mod weights;
 
@@ -11,14 +14,23 @@ pub use backend::{Chosen, NpuBackend, OpenNpu};
 pub use sim::SimBackend;
 pub use weights::{ModelWeights, npu_weights};
 
-use crate::{Model, RuntimeError};
+use crate::{EngineOptions, Model, RuntimeError};
 use coexec_model::{LayerIdx, LinearKind};
 use coexec_npu::{
     Bindings, ContextSpec, DeviceProfile, GraphId, NpuContext, NpuDevice,
     decoder::{Activation, SplitOptions, graph_name, split_context},
     profile,
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use parking_lot::Mutex;
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 /// Where a graph is: index of its context, and its id there.
 type GraphRef = (usize, GraphId);
@@ -31,6 +43,16 @@ pub struct PreparedNpu {
     /// By chunk length, then layer, then linear.
     graphs: BTreeMap<usize, Vec<[GraphRef; 4]>>,
     deadline: Duration,
+    /// For a real NPU that is to leave markers.
+    first: Option<FirstGraph>,
+}
+
+/// The first graph of a real NPU, which runs alone and under a marker.
+struct FirstGraph {
+    dir: PathBuf,
+    npu: &'static str,
+    alone: Mutex<()>,
+    done: AtomicBool,
 }
 
 impl std::fmt::Debug for PreparedNpu {
@@ -44,20 +66,15 @@ impl std::fmt::Debug for PreparedNpu {
 }
 
 impl PreparedNpu {
-    /// Opens a backend for a model: one graph per layer, linear and chunk length. A graph that takes longer than `deadline`
-    /// counts as hung.
+    /// Opens a backend for a model: one graph per layer, linear and chunk length of `options`.
     ///
     /// # Errors
     /// What the backend or its device refuses; [`RuntimeError::Schedule`] when a graph is missing.
-    pub fn open(
-        backend: &dyn NpuBackend,
-        model: &Model,
-        chunk_lens: &[usize],
-        deadline: Duration,
-    ) -> Result<Self, RuntimeError> {
+    pub fn open(backend: &dyn NpuBackend, model: &Model, options: &EngineOptions) -> Result<Self, RuntimeError> {
+        let chunk_lens = options.ladder();
         let span = tracing::info_span!("prepare", npu = backend.name(), ?chunk_lens);
         let _entered = span.enter();
-        let OpenNpu { contexts, device } = backend.open(model, chunk_lens)?;
+        let OpenNpu { contexts, device } = backend.open(model, &chunk_lens)?;
         let find = |kind, layer, chunk_len| {
             let name = graph_name(kind, LayerIdx(layer), chunk_len);
             let found = contexts.iter().enumerate().find_map(|(i, c)| Some((i, c.graph(&name)?)));
@@ -66,7 +83,7 @@ impl PreparedNpu {
             })
         };
         let mut graphs = BTreeMap::new();
-        for &chunk_len in chunk_lens {
+        for chunk_len in chunk_lens {
             let layers = (0..model.config().num_hidden_layers)
                 .map(|l| {
                     let [qkv, o, gate_up, down] = LinearKind::ALL.map(|kind| find(kind, l, chunk_len));
@@ -75,7 +92,13 @@ impl PreparedNpu {
                 .collect::<Result<Vec<_>, RuntimeError>>()?;
             graphs.insert(chunk_len, layers);
         }
-        let npu = Self { contexts, device, graphs, deadline };
+        let first = options.state_dir.clone().filter(|_| backend.is_real()).map(|dir| FirstGraph {
+            dir,
+            npu: backend.name(),
+            alone: Mutex::new(()),
+            done: AtomicBool::new(false),
+        });
+        let npu = Self { contexts, device, graphs, deadline: options.npu_deadline, first };
         tracing::info!(bytes = npu.memory_bytes(), contexts = npu.contexts.len(), "static graphs prepared");
         Ok(npu)
     }
@@ -124,12 +147,35 @@ impl PreparedNpu {
         let (context, id) =
             graph.ok_or_else(|| RuntimeError::Schedule(format!("no static graph `{}` is prepared", name())))?;
         let context = &self.contexts[context];
+        let guard = self.first.as_ref().and_then(|first| first.guard(&self.profile().device));
         let ran = context.submit(id, bindings).and_then(|ticket| context.wait(ticket, Some(self.deadline)));
+        if let (Some(first), Ok(_)) = (&self.first, &ran) {
+            first.done.store(true, Ordering::Release);
+        }
+        drop(guard);
         ran.map(|_| ()).map_err(|source| RuntimeError::NpuGraph {
             device: self.profile().device.clone(),
             graph: name(),
             source,
         })
+    }
+}
+
+impl FirstGraph {
+    /// Until the first graph has ended well: others wait, and a marker is there.
+    fn guard(&self, device: &str) -> Option<(Option<marker::Armed>, parking_lot::MutexGuard<'_, ()>)> {
+        if self.done.load(Ordering::Acquire) {
+            return None;
+        }
+        let alone = self.alone.lock();
+        if self.done.load(Ordering::Acquire) {
+            return None;
+        }
+        let armed = marker::arm(&self.dir, self.npu, device).unwrap_or_else(|error| {
+            tracing::warn!(dir = %self.dir.display(), %error, "no NPU marker can be written: a crash would not be noticed");
+            None
+        });
+        Some((armed, alone))
     }
 }
 

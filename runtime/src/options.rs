@@ -3,7 +3,7 @@
 use crate::{KvDtype, RuntimeError};
 use coexec_npu::FaultPlan;
 use coexec_scheduler::PolicyKind;
-use std::{str::FromStr, time::Duration};
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
 /// Which NPU prefill runs on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,6 +53,9 @@ pub struct EngineOptions {
     pub chunk_lens: Vec<usize>,
     /// Longest time that a static graph may take before the NPU counts as hung.
     pub npu_deadline: Duration,
+    /// Where markers of NPU runs are kept, which let [`NpuChoice::Auto`] leave an NPU out that took the process down (see
+    /// [`crate::npu::marker`]). `None` keeps none.
+    pub state_dir: Option<PathBuf>,
     /// Failures that the simulated NPU injects (tests).
     pub faults: FaultPlan,
     /// Who picks the next task.
@@ -78,6 +81,7 @@ impl Default for EngineOptions {
             npu_profile: "sm8650".to_owned(),
             chunk_lens: CHUNK_LENS.to_vec(),
             npu_deadline: Duration::from_secs(120),
+            state_dir: None,
             faults: FaultPlan::default(),
             policy: PolicyKind::Staggered,
             shadow: true,

@@ -4,7 +4,11 @@ use crate::{
     Engine, RuntimeError,
     kv::KvCache,
     layer::{self, ForwardScratch},
-    prefill::{LogitsWanted, PrefillOptions, PrefillOutput, plan, run::Runner},
+    npu::{PreparedNpu, failover::Trouble},
+    prefill::{
+        LogitsWanted, PrefillOptions, PrefillOutput, PrefillPlan, plan,
+        run::{RunOutcome, Runner},
+    },
 };
 use coexec_cpu::Ctx;
 use coexec_model::TokenId;
@@ -62,11 +66,11 @@ impl Session {
         Ok(())
     }
 
-    /// Runs the model over `tokens` after those seen so far, in chunks, on NPU and CPU. On any error the session is as it
-    /// was before.
+    /// Runs the model over `tokens` after those seen so far, in chunks, on NPU and CPU. When the NPU fails, the prompt runs
+    /// again on fresh static graphs, then elsewhere; the output says so. On any error the session is as it was before.
     ///
     /// # Errors
-    /// Empty or too long prompts, unknown tokens, a device or weight error, cancellation.
+    /// Empty or too long prompts, unknown tokens, static graphs that the NPU asked for refuses, a weight error, cancellation.
     pub fn prefill(&mut self, tokens: &[TokenId], options: &PrefillOptions) -> Result<PrefillOutput, RuntimeError> {
         if tokens.is_empty() {
             return Err(RuntimeError::EmptyPrompt);
@@ -76,29 +80,28 @@ impl Session {
         let inner = &engine.inner;
         let span = tracing::info_span!("prefill", tokens = tokens.len(), start_pos = self.tokens.len());
         let _entered = span.enter();
-        let npu = engine.prepare_npu()?;
         let all_logits = options.logits == LogitsWanted::All;
         let start_pos = self.tokens.len();
-        let plan_options = engine.plan_options(all_logits);
-        let plan = plan::plan(inner.model.config(), &plan_options, tokens.len(), start_pos)?;
         inner.model.reserve_positions(start_pos + tokens.len())?;
         self.kv.reserve(start_pos + tokens.len());
         let ids: Vec<u32> = tokens.iter().map(|t| t.0).collect();
-        let runner = Runner {
-            model: &inner.model,
-            plan: &plan,
-            npu: npu.as_deref(),
-            kv: &self.kv,
-            tokens: &ids,
-            pool: &inner.pool,
-            kernels: inner.kernels,
-            shadowed: &inner.shadowed,
-            all_logits,
-            jitter_us: inner.options.jitter_us,
+        let mut trouble = Trouble::default();
+        // Ends: every failure brings the NPU in use closer to being given up, and the CPU has none.
+        let result = loop {
+            if options.cancel.is_cancelled() {
+                break Err(RuntimeError::Cancelled);
+            }
+            let lease = match inner.npus.lease(&inner.model, &inner.options, &mut trouble) {
+                Ok(lease) => lease,
+                Err(e) => break Err(e),
+            };
+            match self.run(&ids, options, lease.npu(), all_logits) {
+                Err(e) if lease.npu().is_some() && e.is_device_failure() => inner.npus.failed(lease, &e, &mut trouble),
+                result => break result.map(|done| (done, lease.tier())),
+            }
         };
-        let policy = inner.options.policy.create();
-        let outcome = match runner.run(&*policy, &options.cancel) {
-            Ok(outcome) => outcome,
+        let ((plan, outcome), tier) = match result {
+            Ok(done) => done,
             Err(e) => {
                 self.kv.truncate(start_pos);
                 return Err(e);
@@ -111,8 +114,37 @@ impl Session {
             report: outcome.report,
             clipped: outcome.clipped,
             saturated: outcome.saturated,
-            ran_elsewhere: Vec::new(),
+            ran_elsewhere: inner.npus.ran_elsewhere(tier, &trouble),
+            npu_failures: trouble.into_causes(),
         })
+    }
+
+    /// Runs a prompt on an NPU or on the CPU: K and V at positions past the session's tokens are written, again after a
+    /// failure; nothing else of the session changes.
+    fn run(
+        &self,
+        ids: &[u32],
+        options: &PrefillOptions,
+        npu: Option<&PreparedNpu>,
+        all_logits: bool,
+    ) -> Result<(PrefillPlan, RunOutcome), RuntimeError> {
+        let inner = &self.engine.inner;
+        let plan_options = self.engine.plan_options_on(npu.map(PreparedNpu::profile), all_logits);
+        let plan = plan::plan(inner.model.config(), &plan_options, ids.len(), self.tokens.len())?;
+        let runner = Runner {
+            model: &inner.model,
+            plan: &plan,
+            npu,
+            kv: &self.kv,
+            tokens: ids,
+            pool: &inner.pool,
+            kernels: inner.kernels,
+            shadowed: &inner.shadowed,
+            all_logits,
+            jitter_us: inner.options.jitter_us,
+        };
+        let outcome = runner.run(&*inner.options.policy.create(), &options.cancel)?;
+        Ok((plan, outcome))
     }
 
     /// Runs the model over one token on the CPU; returns its logits `[vocab_size]`, which the caller may change.

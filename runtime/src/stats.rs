@@ -25,8 +25,10 @@ pub struct Stats {
     pub npu_device: String,
     /// Why that one.
     pub npu_reason: String,
-    /// Work that ran elsewhere than planned.
+    /// Work that ran elsewhere than planned, and why.
     pub ran_elsewhere: Vec<String>,
+    /// Failures of NPUs during the prompt, in order; also those that a fresh context cured.
+    pub npu_failures: Vec<String>,
     /// Activations that were clipped and corrected in shadow.
     pub clipped: u64,
     /// NPU outputs that saturated and were computed again on the CPU.

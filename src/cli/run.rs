@@ -271,6 +271,9 @@ fn summary(engine: &Engine, g: &Generation, prompt_tokens: usize) -> String {
     for elsewhere in &s.ran_elsewhere {
         text.push_str(&format!("\nNOTE     {elsewhere}"));
     }
+    if let (true, Some(failure)) = (s.ran_elsewhere.is_empty(), s.npu_failures.last()) {
+        text.push_str(&format!("\nNOTE     the NPU failed and was opened again: {failure}"));
+    }
     text
 }
 

@@ -95,6 +95,7 @@ impl EngineArgs {
                 Kv::F16 => KvDtype::F16,
             },
             memory_budget_bytes: self.memory_budget,
+            state_dir: state_dir(),
             ..EngineOptions::default()
         };
         options.validate()?;
@@ -113,6 +114,18 @@ impl EngineArgs {
     pub(crate) fn model_name(&self) -> String {
         self.model.as_ref().map_or_else(|| "demo (embedded)".to_owned(), |p| p.display().to_string())
     }
+}
+
+/// Where markers of NPU runs are kept: `COEXEC_STATE_DIR`, else `coexec` in the user's directory for state.
+pub(crate) fn state_dir() -> Option<PathBuf> {
+    state_dir_of(&|name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from))
+}
+
+fn state_dir_of(var: &dyn Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+    // A relative XDG directory is to be ignored.
+    let xdg = || var("XDG_STATE_HOME").filter(|p| p.is_absolute()).map(|p| p.join("coexec"));
+    let home = || var("HOME").map(|p| p.join(".local/state/coexec"));
+    var("COEXEC_STATE_DIR").or_else(xdg).or_else(home)
 }
 
 /// Opens a packed file, or the embedded model without a path.
@@ -164,6 +177,19 @@ pub(crate) fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn state_directories() {
+        let of = |vars: &[(&str, &str)]| {
+            state_dir_of(&|name| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| PathBuf::from(v)))
+        };
+        let home = ("HOME", "/home/x");
+        assert_eq!(of(&[home]), Some("/home/x/.local/state/coexec".into()));
+        assert_eq!(of(&[home, ("XDG_STATE_HOME", "/s")]), Some("/s/coexec".into()));
+        assert_eq!(of(&[home, ("XDG_STATE_HOME", "s")]), Some("/home/x/.local/state/coexec".into()));
+        assert_eq!(of(&[home, ("XDG_STATE_HOME", "/s"), ("COEXEC_STATE_DIR", "d")]), Some("d".into()));
+        assert_eq!(of(&[]), None);
+    }
 
     #[test]
     fn bytes_with_units() {

@@ -57,6 +57,25 @@ impl std::fmt::Debug for Chosen {
     }
 }
 
+/// A given NPU, then the simulated one when that one is real.
+///
+/// # Errors
+/// [`RuntimeError::NotCalibrated`] for a model without calibration.
+pub(crate) fn given(
+    model: &Model,
+    options: &EngineOptions,
+    backend: Arc<dyn NpuBackend>,
+) -> Result<Chosen, RuntimeError> {
+    if model.calibration().is_none() {
+        return Err(RuntimeError::NotCalibrated);
+    }
+    let mut backends = vec![Arc::clone(&backend)];
+    if backend.is_real() {
+        backends.push(Arc::new(SimBackend::new(options)?));
+    }
+    Ok(Chosen { backends, reason: "given by the caller".to_owned() })
+}
+
 /// Picks the NPUs for a model.
 ///
 /// # Errors

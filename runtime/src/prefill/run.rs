@@ -49,8 +49,10 @@ pub struct PrefillOutput {
     pub clipped: u64,
     /// NPU outputs that had saturated and were computed again.
     pub saturated: u64,
-    /// Work that ran elsewhere than planned.
+    /// Work that ran elsewhere than planned, and why.
     pub ran_elsewhere: Vec<String>,
+    /// Failures of NPUs during the prompt, in order; also those that a fresh context cured.
+    pub npu_failures: Vec<String>,
 }
 
 /// Everything a prefill run reads.
