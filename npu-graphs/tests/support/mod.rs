@@ -3,6 +3,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this module")]
 
+pub mod decoder;
 pub mod qnn;
 
 use coexec_model::{LayerIdx, LayerTensor, TensorName};
