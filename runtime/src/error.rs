@@ -35,7 +35,7 @@ pub enum RuntimeError {
         /// The graph.
         graph: String,
         /// What the device says.
-        source: coexec_npu::NpuError,
+        source: Box<coexec_npu::NpuError>,
     },
     /// The static graphs could not be built for this model.
     #[error(transparent)]
@@ -128,7 +128,8 @@ impl RuntimeError {
     #[must_use]
     pub fn is_device_failure(&self) -> bool {
         match self {
-            Self::Npu(source) | Self::NpuGraph { source, .. } => source.is_device_failure(),
+            Self::Npu(source) => source.is_device_failure(),
+            Self::NpuGraph { source, .. } => source.is_device_failure(),
             _ => false,
         }
     }
