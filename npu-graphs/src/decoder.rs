@@ -23,6 +23,7 @@ pub use split::{SplitOptions, graph_name, part_names, split_context};
 
 use crate::{Dtype, Encoding, NpuError, SpecError, WeightEncoding};
 use coexec_model::{DecoderConfig, LinearKind, layout::GROUP};
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
 /// Zero point of every symmetric u8 activation.
@@ -35,7 +36,8 @@ pub const MAX_GRAPHS: usize = 1 << 16;
 const MAX_TOKENS: usize = 1 << 20;
 
 /// How linears' weights reach the NPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum NpuWeights {
     /// Per-channel INT8.
     PerChannelI8,
@@ -56,7 +58,8 @@ impl NpuWeights {
 }
 
 /// Element type of a context's activations.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Activation {
     /// 8-bit codes.
     #[default]

@@ -19,6 +19,18 @@ pub enum Placement {
     Layer,
 }
 
+impl Placement {
+    /// `split`, `fused` or `layer`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Split => "split",
+            Self::Fused => "fused",
+            Self::Layer => "layer",
+        }
+    }
+}
+
 /// What made a context binary of Qualcomm's library, and for what.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QnnVersions {

@@ -22,7 +22,7 @@ mod options;
 mod raw;
 
 pub use context::QnnContext;
-pub use device::QnnDevice;
+pub use device::{LibraryInfo, LibraryPlace, QnnDevice, library_places};
 pub use options::{LogLevel, PerformancePolicy, QnnOptions, Target};
 pub use qnn_sys::prepare_environment;
 pub use raw::{CompilerEstimate, FinalizeReport};

@@ -35,8 +35,27 @@ pub enum RuntimeError {
         /// The graph.
         graph: String,
         /// What the device says.
-        source: Box<coexec_npu::NpuError>,
+        source: coexec_npu::NpuError,
     },
+    /// A compiled model that is missing, damaged, or made for something else.
+    #[error("compiled model `{}` {reason}", path.display())]
+    Compiled {
+        /// File or directory.
+        path: std::path::PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A child process that was to compile.
+    #[error("compile job of `{}`: {reason}", program.display())]
+    CompileJob {
+        /// The program.
+        program: std::path::PathBuf,
+        /// How it ended.
+        reason: String,
+    },
+    /// A name that is no published shape.
+    #[error(transparent)]
+    Shape(#[from] coexec_model::random::UnknownShape),
     /// The static graphs could not be built for this model.
     #[error(transparent)]
     Graphs(#[from] coexec_npu::decoder::BuildError),
@@ -128,9 +147,24 @@ impl RuntimeError {
     #[must_use]
     pub fn is_device_failure(&self) -> bool {
         match self {
-            Self::Npu(source) => source.is_device_failure(),
-            Self::NpuGraph { source, .. } => source.is_device_failure(),
+            Self::Npu(source) | Self::NpuGraph { source, .. } => source.is_device_failure(),
             _ => false,
         }
     }
+}
+
+/// An error with its causes on one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text.replace('\n', " ")
 }

@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 
 pub mod calibrate;
+pub mod compile;
+pub mod doctor;
 pub mod engine;
 pub mod error;
 pub mod eval;

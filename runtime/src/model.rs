@@ -94,6 +94,12 @@ impl Model {
         &self.file
     }
 
+    /// Hash of the packed file's contents, as compiled models name it: 16 hex digits.
+    #[must_use]
+    pub fn hash_hex(&self) -> String {
+        format!("{:016x}", self.file().content_hash())
+    }
+
     /// The configuration.
     #[must_use]
     pub fn config(&self) -> &DecoderConfig {

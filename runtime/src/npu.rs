@@ -6,11 +6,14 @@
 
 pub mod backend;
 pub(crate) mod failover;
+mod lazy;
 pub mod marker;
+pub mod qnn;
 pub mod sim;
 pub mod weights;
 
 pub use backend::{Chosen, NpuBackend, OpenNpu};
+pub use qnn::{QnnBackend, QnnChoice};
 pub use sim::SimBackend;
 pub use weights::{ModelWeights, npu_weights};
 
@@ -156,7 +159,7 @@ impl PreparedNpu {
         ran.map(|_| ()).map_err(|source| RuntimeError::NpuGraph {
             device: self.profile().device.clone(),
             graph: name(),
-            source: Box::new(source),
+            source,
         })
     }
 }

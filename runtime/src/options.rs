@@ -48,6 +48,8 @@ pub struct EngineOptions {
     pub npu: NpuChoice,
     /// Chip that the simulated NPU stands for (its limits): a name of [`coexec_npu::profile::chips::NAMES`].
     pub npu_profile: String,
+    /// Qualcomm's NPU: libraries, compiled models, where compilers run.
+    pub qnn: crate::npu::QnnChoice,
     /// Tokens that a prefill chunk may hold: one set of static graphs each, in any order. A prompt is cut so that its
     /// expected time on the NPU is least.
     pub chunk_lens: Vec<usize>,
@@ -79,6 +81,7 @@ impl Default for EngineOptions {
             kernels: None,
             npu: NpuChoice::Auto,
             npu_profile: "sm8650".to_owned(),
+            qnn: crate::npu::QnnChoice::default(),
             chunk_lens: CHUNK_LENS.to_vec(),
             npu_deadline: Duration::from_secs(120),
             state_dir: None,

@@ -3,11 +3,14 @@
 //! Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong arguments, 130 cancelled by Ctrl-C.
 
 mod bench;
+mod compile;
+mod doctor;
 mod eval;
 mod import;
 mod inspect;
 mod plan;
 mod run;
+mod selftest;
 mod shared;
 mod simulate;
 
@@ -39,6 +42,15 @@ enum Command {
     Import(import::ImportArgs),
     /// Make a .coexec file of a named real shape with random weights
     RandomModel(import::RandomModelArgs),
+    /// Compile a model's static graphs for a chip, or state what its compiler expects of them
+    Compile(compile::CompileArgs),
+    /// Internal: one compile job
+    #[command(hide = true)]
+    CompileJob(compile::JobArgs),
+    /// Find out whether the NPU can be used, and what to do if not
+    Doctor(doctor::DoctorArgs),
+    /// Replay a compiled model's recorded results on this machine's NPU
+    Selftest(selftest::SelftestArgs),
     /// Show what a .coexec file holds
     Inspect(inspect::InspectArgs),
     /// Show chunks, placement and task graph of a prefill
@@ -118,6 +130,10 @@ fn dispatch(command: Option<Command>, cancel: &CancelToken) -> anyhow::Result<()
         Some(Command::Run(args)) => run::run(&args, cancel),
         Some(Command::Import(args)) => import::import(&args, cancel),
         Some(Command::RandomModel(args)) => import::random_model(&args, cancel),
+        Some(Command::Compile(args)) => compile::compile(&args, cancel),
+        Some(Command::CompileJob(args)) => compile::job(&args),
+        Some(Command::Doctor(args)) => doctor::doctor(&args),
+        Some(Command::Selftest(args)) => selftest::selftest(&args),
         Some(Command::Inspect(args)) => inspect::inspect(&args),
         Some(Command::Plan(args)) => plan::plan(&args),
         Some(Command::Simulate(args)) => simulate::simulate(&args),

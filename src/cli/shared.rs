@@ -3,7 +3,9 @@
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use coexec::{
-    Engine, EngineOptions, KvDtype, NpuChoice, PolicyKind, model::packed::PackedFile, runtime::options::CHUNK_LENS,
+    Engine, EngineOptions, KvDtype, NpuChoice, PolicyKind,
+    model::packed::PackedFile,
+    runtime::{compile::CompiledModel, npu::QnnChoice, options::CHUNK_LENS},
 };
 use std::{
     fs,
@@ -35,11 +37,21 @@ pub(crate) struct EngineArgs {
     /// The .coexec file; without it the embedded demo model
     #[arg(long, short = 'm', value_name = "F")]
     pub(crate) model: Option<PathBuf>,
-    /// NPU for prefill: qnn, sim, none or auto
+    /// NPU for prefill: qnn (Qualcomm's library), sim (simulated), none or auto
     #[arg(long, default_value = "auto")]
     npu: String,
-    /// Tokens that a prefill chunk may hold, comma-separated; prompts are cut so that the NPU's expected time is least
-    #[arg(long, default_values_t = CHUNK_LENS, value_delimiter = ',', value_name = "N")]
+    /// Chip that the NPU is, or is emulated or simulated as: sm8550, sm8650, sm8750, sm8850
+    #[arg(long, default_value = "sm8650", value_name = "CHIP")]
+    npu_profile: String,
+    /// A compiled model (`coexec compile -o DIR`) for --npu qnn; without it one is compiled on first use and kept
+    #[arg(long, value_name = "DIR")]
+    npu_dir: Option<PathBuf>,
+    /// Folder of Qualcomm's libraries; searched without it
+    #[arg(long, value_name = "DIR")]
+    qnn_lib: Option<PathBuf>,
+    /// Tokens that a prefill chunk may hold, comma-separated [default: 32,64,128,256, or those of --npu-dir]; prompts are cut
+    /// so that the NPU's expected time is least
+    #[arg(long, value_delimiter = ',', value_name = "N")]
     chunk_len: Vec<usize>,
     /// Who picks the next task: in-order, npu-stall, critical-path or staggered
     #[arg(long, default_value = "staggered")]
@@ -86,7 +98,14 @@ impl EngineArgs {
             threads: self.threads,
             kernels: self.kernels.clone(),
             npu: self.npu.parse::<NpuChoice>()?,
-            chunk_lens: self.chunk_len.clone(),
+            chunk_lens: self.chunk_lens()?,
+            npu_profile: self.npu_profile.clone(),
+            qnn: QnnChoice {
+                library_dir: self.qnn_lib.clone(),
+                compiled_dir: self.npu_dir.clone(),
+                compiler: super::compile::child_compiler(self.model.as_deref()),
+                ..QnnChoice::default()
+            },
             policy: self.policy.parse::<PolicyKind>()?,
             shadow: matches!(self.shadow, OnOff::On),
             pruning_rate: self.prune,
@@ -100,6 +119,15 @@ impl EngineArgs {
         };
         options.validate()?;
         Ok(options)
+    }
+
+    /// The ladder of chunk lengths: asked for, or those that a compiled model has.
+    fn chunk_lens(&self) -> anyhow::Result<Vec<usize>> {
+        Ok(match &self.npu_dir {
+            _ if !self.chunk_len.is_empty() => self.chunk_len.clone(),
+            Some(dir) => CompiledModel::read(dir)?.options.chunk_lens,
+            None => CHUNK_LENS.to_vec(),
+        })
     }
 
     pub(crate) fn packed(&self) -> anyhow::Result<PackedFile> {

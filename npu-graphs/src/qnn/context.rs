@@ -85,6 +85,12 @@ impl QnnContext {
         Ok(Self { queue, reports, versions, memory_bytes: OnceLock::new() })
     }
 
+    /// What its binary is made by and for.
+    #[must_use]
+    pub fn versions(&self) -> &QnnVersions {
+        &self.versions
+    }
+
     /// What compiling each graph told, in the order of the spec; empty for a loaded context.
     #[must_use]
     pub fn reports(&self) -> &[FinalizeReport] {

@@ -12,9 +12,10 @@ use crate::{
     manifest::QnnVersions,
 };
 use parking_lot::Mutex;
-use qnn_sys::{HtpLibrary, SystemLibrary};
+use qnn_sys::{HtpLibrary, SystemLibrary, find};
 use std::{
     collections::HashSet,
+    path::{Path, PathBuf},
     sync::{Arc, Weak},
 };
 
@@ -25,6 +26,45 @@ use std::{
 #[derive(Debug)]
 pub struct QnnDevice {
     shared: Arc<DeviceState>,
+}
+
+/// Versions and places of Qualcomm's libraries.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct LibraryInfo {
+    /// The HTP library.
+    pub path: PathBuf,
+    /// The system library.
+    pub system_path: PathBuf,
+    /// Name of the provider.
+    pub provider: String,
+    /// Build.
+    pub build_id: String,
+    /// Version of the core API.
+    pub core_api: String,
+    /// Version of the HTP backend's API.
+    pub backend_api: String,
+    /// Version of the system library's API.
+    pub system_api: String,
+}
+
+/// A place where the HTP library may be.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct LibraryPlace {
+    /// File.
+    pub path: PathBuf,
+    /// Why it is looked at.
+    pub origin: String,
+    /// Whether it is a file.
+    pub is_there: bool,
+}
+
+/// Every place where the HTP library is looked for, best first; a folder that is named is the only one.
+#[must_use]
+pub fn library_places(lib_dir: Option<&Path>) -> Vec<LibraryPlace> {
+    let places = find::candidates("libQnnHtp.so", &find::Surroundings::here(lib_dir));
+    let place =
+        |c: find::Candidate| LibraryPlace { is_there: c.path.is_file(), origin: c.origin.to_string(), path: c.path };
+    places.into_iter().map(place).collect()
 }
 
 /// What a device's contexts share.
@@ -94,6 +134,28 @@ impl QnnDevice {
             raw,
         };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// What was loaded, and from where.
+    #[must_use]
+    pub fn library(&self) -> LibraryInfo {
+        let backend = self.shared.raw.backend();
+        let (htp, system) = (backend.htp(), backend.system());
+        LibraryInfo {
+            path: htp.path().to_owned(),
+            system_path: system.info().path.clone(),
+            provider: htp.provider_name().to_owned(),
+            build_id: self.build_id(),
+            core_api: htp.core_api_version().to_string(),
+            backend_api: htp.backend_api_version().to_string(),
+            system_api: system.info().api.to_string(),
+        }
+    }
+
+    /// Build of the library, e.g. `v2.51.0.…`; empty when it does not tell.
+    #[must_use]
+    pub fn build_id(&self) -> String {
+        self.shared.raw.backend().build_id().unwrap_or_default()
     }
 
     /// Where graphs run.

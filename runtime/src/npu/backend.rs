@@ -1,8 +1,8 @@
 //! A kind of NPU, and which ones an engine uses.
 
-use super::SimBackend;
-use crate::{EngineOptions, Model, NpuChoice, RuntimeError};
-use coexec_npu::{DeviceProfile, NpuContext, NpuDevice};
+use super::{QnnBackend, SimBackend};
+use crate::{EngineOptions, Model, NpuChoice, RuntimeError, error::chain};
+use coexec_npu::{DeviceProfile, NpuContext, NpuDevice, qnn::Target};
 use std::sync::Arc;
 
 /// A kind of NPU that an engine can run prefill on.
@@ -83,19 +83,29 @@ pub(crate) fn given(
 pub fn choose(model: &Model, options: &EngineOptions) -> Result<Chosen, RuntimeError> {
     let chosen = |backends, reason: &str| Ok(Chosen { backends, reason: reason.to_owned() });
     let sim = || Ok::<_, RuntimeError>(vec![Arc::new(SimBackend::new(options)?) as Arc<dyn NpuBackend>]);
+    let real_then_sim = || {
+        let mut backends = vec![Arc::new(QnnBackend::new(options)?) as Arc<dyn NpuBackend>];
+        backends.extend(sim()?);
+        Ok::<_, RuntimeError>(backends)
+    };
     let calibrated = model.calibration().is_some();
     match options.npu {
         NpuChoice::None => chosen(Vec::new(), "asked for"),
         NpuChoice::Sim | NpuChoice::Qnn if !calibrated => Err(RuntimeError::NotCalibrated),
         NpuChoice::Sim => chosen(sim()?, "asked for"),
-        NpuChoice::Qnn => Err(RuntimeError::Option {
-            option: "--npu",
-            value: "qnn".to_owned(),
-            reason: "Qualcomm's NPU is not built into this version yet; use sim, none or auto".to_owned(),
-        }),
-        NpuChoice::Auto if calibrated => {
+        NpuChoice::Qnn => chosen(real_then_sim()?, "asked for"),
+        // The emulation is Qualcomm's library too, but slower than our own simulation, and gives the same numbers.
+        NpuChoice::Auto if calibrated && Target::here() == Target::Emulation => {
             chosen(sim()?, "auto: no NPU on this machine, the model is calibrated: simulated")
         }
+        NpuChoice::Auto if calibrated => match real_then_sim() {
+            Ok(backends) => chosen(backends, "auto: the NPU of this machine"),
+            Err(error) => {
+                let why = chain(&error);
+                tracing::warn!(error = why, "the NPU cannot be used");
+                chosen(sim()?, &format!("auto: the NPU of this machine cannot be used ({why}): simulated"))
+            }
+        },
         NpuChoice::Auto => chosen(Vec::new(), "auto: the model has no calibration, so no static graphs"),
     }
 }

@@ -1,0 +1,213 @@
+//! A compiled model on disk: a directory with one index, and per context a binary and a recording.
+
+use super::CompileOptions;
+use crate::{Model, RuntimeError};
+use coexec_npu::{DeviceProfile, Manifest};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Name of the index in the directory.
+pub const COMPILED_FILE: &str = "compiled.json";
+
+/// Version of the index's form.
+const VERSION: u32 = 1;
+
+/// Largest index that is read: a spec of tens of thousands of graphs.
+const MAX_INDEX_BYTES: u64 = 1 << 28;
+
+/// The index of a compiled model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CompiledModel {
+    /// Version of this form.
+    pub version: u32,
+    /// Hash of the packed model.
+    pub model_hash: String,
+    /// What it was made with.
+    pub options: CompileOptions,
+    /// Build of the library that made the binaries.
+    pub library: String,
+    /// The contexts.
+    pub contexts: Vec<CompiledContext>,
+}
+
+/// One context of a compiled model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CompiledContext {
+    /// File name of the binary.
+    pub file: String,
+    /// File name of the recorded inputs and outputs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recording: Option<String>,
+    /// What must agree before the binary is loaded.
+    pub manifest: Manifest,
+}
+
+impl CompiledModel {
+    /// An index without contexts.
+    #[must_use]
+    pub fn new(model_hash: &str, options: &CompileOptions, library: &str) -> Self {
+        Self {
+            version: VERSION,
+            model_hash: model_hash.to_owned(),
+            options: options.clone(),
+            library: library.to_owned(),
+            contexts: Vec::new(),
+        }
+    }
+
+    /// Reads the index of a directory.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Compiled`] when it is missing, damaged, of another version, or names files outside of `dir`.
+    pub fn read(dir: &Path) -> Result<Self, RuntimeError> {
+        let path = dir.join(COMPILED_FILE);
+        let bad = |reason: String| RuntimeError::Compiled { path: path.clone(), reason };
+        let size =
+            fs::metadata(&path).map_err(|e| bad(format!("cannot be read ({e}); is this a compiled model?")))?.len();
+        if size > MAX_INDEX_BYTES {
+            return Err(bad(format!("is {size} bytes long, more than any index; compile the model again")));
+        }
+        let bytes = fs::read(&path).map_err(|e| bad(format!("cannot be read: {e}")))?;
+        let compiled = Self::parse(&bytes).map_err(bad)?;
+        Ok(compiled)
+    }
+
+    /// Parses an index.
+    ///
+    /// # Errors
+    /// Says what is wrong.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let again = "compile the model again";
+        let found: Versioned = serde_json::from_slice(bytes).map_err(|e| format!("is damaged ({e}); {again}"))?;
+        if found.version != VERSION {
+            return Err(format!("has version {}, this build reads {VERSION}; {again}", found.version));
+        }
+        let compiled: Self = serde_json::from_slice(bytes).map_err(|e| format!("is damaged ({e}); {again}"))?;
+        for context in &compiled.contexts {
+            for file in [Some(&context.file), context.recording.as_ref()].into_iter().flatten() {
+                if !is_plain_name(file) {
+                    return Err(format!("names `{file}`, which is no file of this directory; {again}"));
+                }
+            }
+        }
+        Ok(compiled)
+    }
+
+    /// Checks that this is a compilation of `model` for the chip of `profile` by the build `library`, before any binary is
+    /// read or handed to the library: every context's manifest, and that the binaries are there with the right length.
+    ///
+    /// # Errors
+    /// Names what differs, with both values.
+    pub fn check(&self, dir: &Path, model: &Model, profile: &DeviceProfile, library: &str) -> Result<(), RuntimeError> {
+        let path = dir.join(COMPILED_FILE);
+        let bad = |reason: String| Err(RuntimeError::Compiled { path: path.clone(), reason });
+        let again = "compile the model again";
+        let hash = model.hash_hex();
+        if self.model_hash != hash {
+            return bad(format!("was compiled from model {}, this is model {hash}; {again}", self.model_hash));
+        }
+        if self.library != library {
+            return bad(format!(
+                "was compiled by QNN {}, this is QNN {library}; {again} or use that version",
+                self.library
+            ));
+        }
+        let wanted = self.options.contexts_of(model, profile)?;
+        if wanted.len() != self.contexts.len() {
+            return bad(format!("has {} contexts, {} are wanted; {again}", self.contexts.len(), wanted.len()));
+        }
+        for (context, spec) in self.contexts.iter().zip(&wanted) {
+            let manifest = &context.manifest;
+            if manifest.device != profile.device {
+                return bad(format!("was compiled for {}, this is {}; {again}", manifest.device, profile.device));
+            }
+            manifest.check_spec(spec)?;
+            let file = dir.join(&context.file);
+            let found = fs::metadata(&file).map(|m| m.len());
+            if !found.as_ref().is_ok_and(|len| *len == manifest.blob_bytes) {
+                let found = found.map_or_else(|e| e.to_string(), |len| format!("{len} bytes"));
+                return bad(format!("names `{}` of {} bytes ({found}); {again}", file.display(), manifest.blob_bytes));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the index: complete under its name, or not at all.
+    ///
+    /// # Errors
+    /// When the directory cannot be written.
+    pub fn write(&self, dir: &Path) -> Result<(), RuntimeError> {
+        let json = serde_json::to_vec(self).map_err(|e| RuntimeError::Schedule(e.to_string()))?;
+        write_whole(&dir.join(COMPILED_FILE), &json)
+    }
+}
+
+/// Whether a name from a file stays in its directory.
+fn is_plain_name(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    matches!((parts.next(), parts.next()), (Some(std::path::Component::Normal(_)), None))
+}
+
+/// Writes a file beside its final name, then renames it.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), RuntimeError> {
+    let mut temp = path.as_os_str().to_owned();
+    temp.push(format!(".{}.tmp", std::process::id()));
+    let temp = PathBuf::from(temp);
+    let written = fs::write(&temp, bytes).and_then(|()| fs::rename(&temp, path));
+    written.map_err(|source| {
+        // The first error is the one to report.
+        let _ = fs::remove_file(&temp);
+        RuntimeError::Compiled { path: path.to_owned(), reason: format!("cannot be written: {source}") }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indexes_are_checked_before_use() {
+        let made = CompiledModel::new("abc", &CompileOptions::default(), "v2.51");
+        let json = serde_json::to_string(&made).expect("JSON");
+        assert_eq!(CompiledModel::parse(json.as_bytes()).as_ref(), Ok(&made));
+        let changed = |from: &str, to: &str| {
+            assert!(json.contains(from), "{from} in {json}");
+            CompiledModel::parse(json.replace(from, to).as_bytes()).expect_err("is wrong")
+        };
+        assert!(changed("\"version\":1", "\"version\":2").contains("version 2"));
+        assert!(changed("\"split\"", "\"spilt\"").contains("damaged"));
+        for cut in [0, 1, json.len() / 2, json.len() - 1] {
+            assert!(CompiledModel::parse(&json.as_bytes()[..cut]).is_err());
+        }
+        for name in ["", "..", "../x", "/etc/passwd", "a/b", "."] {
+            assert!(!is_plain_name(name), "{name}");
+        }
+        assert!(is_plain_name("split.c128.bin"));
+    }
+
+    #[test]
+    fn keys_name_everything_that_matters() {
+        let options = CompileOptions::default();
+        let key = options.key("m", "v1");
+        assert_eq!(
+            key,
+            CompileOptions { record: false, ..options.clone() }.key("m", "v1"),
+            "recording does not matter"
+        );
+        let others = [
+            options.key("n", "v1"),
+            options.key("m", "v2"),
+            CompileOptions { chip: "sm8550".to_owned(), ..options.clone() }.key("m", "v1"),
+            CompileOptions { chunk_lens: vec![256], ..options.clone() }.key("m", "v1"),
+            CompileOptions { share_weights: false, ..options.clone() }.key("m", "v1"),
+        ];
+        assert!(others.iter().all(|other| *other != key));
+    }
+}

@@ -1,0 +1,412 @@
+//! Recorded results of every graph: made where a model is compiled, replayed on the phone.
+//!
+//! Inputs are drawn from a seed, so only outputs are stored: a hash of all of them, and some rows to measure a difference
+//! with. Tolerances are stated per graph: Qualcomm does not promise equal results on every chip.
+
+use super::CompiledModel;
+use crate::{Model, RuntimeError};
+use coexec_npu::{Bindings, Dtype, Encoding, GraphSpec, NpuContext, NpuDevice, OpSpec, TensorSpec, qnn::QnnDevice};
+use half::f16;
+use serde::{Deserialize, Serialize};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Version of the recording's form.
+const VERSION: u32 = 1;
+/// Rows of each output that are stored.
+const KEPT_ROWS: usize = 8;
+/// Most bytes that a recording may unpack to.
+const MAX_RECORDING_BYTES: usize = 1 << 30;
+/// Longest time of one execution (the emulation takes its time).
+const DEADLINE: Duration = Duration::from_secs(600);
+/// Timed executions of a graph in a replay.
+const TIMED: usize = 3;
+
+/// Recorded outputs of the graphs of one context.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recording {
+    version: u32,
+    /// Context.
+    pub context: String,
+    /// Device that computed them.
+    pub device: String,
+    graphs: Vec<RecordedGraph>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct RecordedGraph {
+    name: String,
+    seed: u64,
+    input_hash: u64,
+    outputs: Vec<RecordedTensor>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct RecordedTensor {
+    hash: u64,
+    /// Kept rows, as codes (or the bits of f16).
+    values: Vec<u16>,
+}
+
+/// One graph's result in a replay.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct GraphCheck {
+    /// Graph.
+    pub graph: String,
+    /// Its op types.
+    pub ops: Vec<&'static str>,
+    /// Output tensor with the largest difference.
+    pub tensor: String,
+    /// Whether all outputs are bit-equal to the recorded ones.
+    pub equal: bool,
+    /// Largest difference in the stored rows: in steps of the encoding, or relative to the largest value for floats.
+    pub worst: f64,
+    /// Largest difference that passes.
+    pub allowed: f64,
+    /// Whether it passes.
+    pub passed: bool,
+    /// Microseconds of the fastest of three executions, as the host sees them.
+    pub host_us: u64,
+    /// Microseconds as the device states them, where it does.
+    pub device_us: Option<u64>,
+}
+
+/// What a replay found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SelftestReport {
+    /// Context.
+    pub context: String,
+    /// Device that replayed.
+    pub device: String,
+    /// Device that had recorded.
+    pub recorded_on: String,
+    /// Graph by graph.
+    pub graphs: Vec<GraphCheck>,
+    /// Whether every graph passed.
+    pub passed: bool,
+}
+
+/// Largest difference that passes, by the op that tolerates most: steps for codes, a share of the largest value for floats.
+fn allowed(graph: &GraphSpec, tensor: &TensorSpec) -> f64 {
+    let only_linears = graph.nodes.iter().all(|n| matches!(n, OpSpec::Conv2d1x1 { .. }));
+    match (tensor.dtype, only_linears) {
+        (Dtype::U8 | Dtype::I8, true) => 1.0,
+        (Dtype::U16, true) => 4.0,
+        (Dtype::U8 | Dtype::I8, false) => 4.0,
+        (Dtype::U16, false) => 656.0,
+        _ => 0.01,
+    }
+}
+
+/// Inputs for a graph: near a normal distribution over the codes (so that some saturate), rotations for `cos` and `sin`, a
+/// causal mask for `mask`.
+pub(crate) fn inputs(graph: &GraphSpec, seed: u64) -> Vec<Vec<u8>> {
+    let one = |(i, tensor): (usize, &TensorSpec)| {
+        let mut random = Random(seed ^ xxh3_64(tensor.name.as_bytes()) ^ (i as u64) << 32);
+        let elems = tensor.elems().unwrap_or(0);
+        let (rows, width) = (tensor.rows(), tensor.width());
+        let role = tensor.name.split('.').next().unwrap_or_default();
+        let mut out = Vec::with_capacity(elems * tensor.dtype.bytes());
+        for at in 0..elems {
+            let value = match role {
+                "mask" => {
+                    let (row, col) = (at / width % rows, at % width);
+                    // The last `rows` columns are the chunk itself.
+                    if col + rows > width + row { f32::NEG_INFINITY } else { 0.0 }
+                }
+                "cos" | "cos_q" => (random.unit() * std::f32::consts::TAU).cos(),
+                "sin" | "sin_q" => (random.unit() * std::f32::consts::TAU).sin(),
+                _ => random.normal(),
+            };
+            push(&mut out, tensor, value, matches!(role, "mask" | "cos" | "cos_q" | "sin" | "sin_q"));
+        }
+        out
+    };
+    graph.inputs.iter().enumerate().map(one).collect()
+}
+
+/// Appends a value: codes either by the encoding (`exact`) or spread over the code range; floats as they are.
+fn push(out: &mut Vec<u8>, tensor: &TensorSpec, value: f32, exact: bool) {
+    let value = if value == f32::NEG_INFINITY && matches!(tensor.encoding, Encoding::None) { -100.0 } else { value };
+    let code = |low: f32, high: f32| match tensor.encoding {
+        Encoding::Tensor { scale, zero_point } => {
+            let steps = if exact { value / scale } else { value * (high - low) / 6.0 };
+            (steps.round_ties_even() + zero_point as f32).clamp(low, high)
+        }
+        _ => 0.0,
+    };
+    match tensor.dtype {
+        Dtype::U8 => out.push(code(0.0, 255.0) as u8),
+        Dtype::I8 => out.push(code(-128.0, 127.0) as i8 as u8),
+        Dtype::U16 => out.extend((code(0.0, 65535.0) as u16).to_le_bytes()),
+        Dtype::F16 => out.extend(f16::from_f32(value).to_le_bytes()),
+        Dtype::F32 => out.extend(value.to_le_bytes()),
+        Dtype::I32 => out.extend((value as i32).to_le_bytes()),
+    }
+}
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        // SplitMix64.
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 24) as f32
+    }
+
+    /// Near a standard normal: four uniforms.
+    fn normal(&mut self) -> f32 {
+        (0..4).map(|_| self.unit() - 0.5).sum::<f32>() * 3f32.sqrt()
+    }
+}
+
+/// Runs one graph on given inputs; returns its outputs and what the device said.
+pub(crate) fn execute(
+    device: &dyn NpuDevice,
+    context: &dyn NpuContext,
+    graph: &GraphSpec,
+    inputs: &[Vec<u8>],
+    times: usize,
+) -> Result<(Vec<Vec<u8>>, u64, Option<u64>), RuntimeError> {
+    let id = context.graph(&graph.name).ok_or_else(|| missing(&graph.name))?;
+    let mut bindings = Bindings::default();
+    for (tensor, bytes) in graph.inputs.iter().zip(inputs) {
+        let buffer = device.alloc(tensor.len_bytes().unwrap_or(usize::MAX))?;
+        buffer.write()?.copy_from_slice(bytes);
+        bindings.inputs.push(buffer);
+    }
+    for tensor in &graph.outputs {
+        bindings.outputs.push(device.alloc(tensor.len_bytes().unwrap_or(usize::MAX))?);
+    }
+    let (mut host_us, mut device_us) = (u64::MAX, None);
+    for _ in 0..times.max(1) {
+        let started = Instant::now();
+        let done = context.wait(context.submit(id, &bindings)?, Some(DEADLINE))?;
+        host_us = host_us.min(started.elapsed().as_micros() as u64);
+        device_us = done.device_ns.map(|ns| device_us.unwrap_or(u64::MAX).min(ns / 1000)).or(device_us);
+    }
+    let read = |b: &coexec_npu::NpuBuffer| Ok::<_, RuntimeError>(b.read()?.to_vec());
+    Ok((bindings.outputs.iter().map(read).collect::<Result<_, _>>()?, host_us, device_us))
+}
+
+fn missing(graph: &str) -> RuntimeError {
+    RuntimeError::Schedule(format!("the context has no graph `{graph}`; compile the model again"))
+}
+
+/// Runs every graph of a context once and records what comes out.
+///
+/// # Errors
+/// The device's.
+pub fn record(device: &dyn NpuDevice, context: &dyn NpuContext) -> Result<Recording, RuntimeError> {
+    let spec = context.spec();
+    let mut graphs = Vec::new();
+    for graph in &spec.graphs {
+        let seed = xxh3_64(graph.name.as_bytes());
+        let inputs = inputs(graph, seed);
+        let (outputs, ..) = execute(device, context, graph, &inputs, 1)?;
+        let outputs = graph
+            .outputs
+            .iter()
+            .zip(&outputs)
+            .map(|(tensor, bytes)| RecordedTensor { hash: xxh3_64(bytes), values: kept_rows(tensor, bytes) });
+        let outputs = outputs.collect();
+        graphs.push(RecordedGraph { name: graph.name.clone(), seed, input_hash: hash(&inputs), outputs });
+    }
+    let device = device.profile().device.clone();
+    Ok(Recording { version: VERSION, context: spec.name.clone(), device, graphs })
+}
+
+fn hash(inputs: &[Vec<u8>]) -> u64 {
+    xxh3_64(&inputs.iter().flat_map(|i| xxh3_64(i).to_le_bytes()).collect::<Vec<_>>())
+}
+
+/// The rows that are stored: the first, the last and some between, as 16-bit numbers.
+fn kept_rows(tensor: &TensorSpec, bytes: &[u8]) -> Vec<u16> {
+    let row_bytes = tensor.width() * tensor.dtype.bytes();
+    let rows = bytes.len() / row_bytes.max(1);
+    let kept = rows.min(KEPT_ROWS);
+    let row = |i: usize| if kept < 2 { 0 } else { i * (rows - 1) / (kept - 1) };
+    let one = |row: &[u8]| -> Vec<u16> {
+        match tensor.dtype.bytes() {
+            1 => row.iter().map(|b| u16::from(*b)).collect(),
+            2 => row.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect(),
+            _ => row
+                .chunks_exact(4)
+                .map(|b| f16::from_f32(f32::from_le_bytes([b[0], b[1], b[2], b[3]])).to_bits())
+                .collect(),
+        }
+    };
+    (0..kept).flat_map(|i| one(&bytes[row(i) * row_bytes..(row(i) + 1) * row_bytes])).collect()
+}
+
+/// Largest difference of two lists of kept values; see [`GraphCheck::worst`].
+pub(crate) fn difference(tensor: &TensorSpec, a: &[u16], b: &[u16]) -> f64 {
+    if a.len() != b.len() {
+        return f64::INFINITY;
+    }
+    let pairs = || a.iter().zip(b);
+    match tensor.dtype {
+        Dtype::U8 | Dtype::U16 => pairs().map(|(a, b)| f64::from(a.abs_diff(*b))).fold(0.0, f64::max),
+        Dtype::I8 => pairs().map(|(a, b)| f64::from((*a as u8 as i8).abs_diff(*b as u8 as i8))).fold(0.0, f64::max),
+        _ => {
+            let value = |bits: &u16| f64::from(f16::from_bits(*bits).to_f32());
+            let largest = b.iter().map(|v| value(v).abs()).fold(f64::MIN_POSITIVE, f64::max);
+            let worst = pairs().map(|(a, b)| (value(a) - value(b)).abs());
+            // A NaN on either side is as wrong as can be.
+            worst.fold(0.0, |m: f64, d| if d.is_nan() { f64::INFINITY } else { m.max(d) }) / largest
+        }
+    }
+}
+
+/// Compares a device's outputs with another's, graph by graph, on the same drawn inputs: the largest difference and whether
+/// all are bit-equal.
+pub(crate) fn compare(graph: &GraphSpec, ours: &[Vec<u8>], theirs: &[Vec<u8>]) -> (bool, f64, f64) {
+    let mut worst = (0.0f64, 0.0f64);
+    for (tensor, (a, b)) in graph.outputs.iter().zip(ours.iter().zip(theirs)) {
+        let all = |bytes: &[u8]| match tensor.dtype.bytes() {
+            1 => bytes.iter().map(|b| u16::from(*b)).collect::<Vec<_>>(),
+            _ => bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect(),
+        };
+        let found = difference(tensor, &all(a), &all(b));
+        let allowed = allowed(graph, tensor);
+        if found / allowed >= worst.0 / worst.1.max(f64::MIN_POSITIVE) {
+            worst = (found, allowed);
+        }
+    }
+    (ours == theirs, worst.0, worst.1)
+}
+
+/// Replays a recording on a device.
+///
+/// # Errors
+/// The device's; a recording that does not belong to the context.
+pub fn replay(
+    device: &dyn NpuDevice,
+    context: &dyn NpuContext,
+    recording: &Recording,
+) -> Result<SelftestReport, RuntimeError> {
+    let mut graphs = Vec::new();
+    for recorded in &recording.graphs {
+        let graph = context.spec().graphs.iter().find(|g| g.name == recorded.name);
+        let graph = graph.ok_or_else(|| missing(&recorded.name))?;
+        let inputs = inputs(graph, recorded.seed);
+        if hash(&inputs) != recorded.input_hash || graph.outputs.len() != recorded.outputs.len() {
+            return Err(RuntimeError::Schedule(format!(
+                "the recording of graph `{}` was made by another version of coexec; compile the model again",
+                graph.name
+            )));
+        }
+        let (outputs, host_us, device_us) = execute(device, context, graph, &inputs, TIMED)?;
+        let mut check = GraphCheck {
+            graph: graph.name.clone(),
+            ops: ops(graph),
+            tensor: String::new(),
+            equal: true,
+            worst: 0.0,
+            allowed: 0.0,
+            passed: true,
+            host_us,
+            device_us,
+        };
+        for ((tensor, bytes), wanted) in graph.outputs.iter().zip(&outputs).zip(&recorded.outputs) {
+            let worst = difference(tensor, &kept_rows(tensor, bytes), &wanted.values);
+            let allowed = allowed(graph, tensor);
+            check.equal &= xxh3_64(bytes) == wanted.hash;
+            check.passed &= worst <= allowed;
+            if check.tensor.is_empty() || worst / allowed > check.worst / check.allowed {
+                (check.tensor, check.worst, check.allowed) = (tensor.name.clone(), worst, allowed);
+            }
+        }
+        graphs.push(check);
+    }
+    Ok(SelftestReport {
+        context: recording.context.clone(),
+        device: device.profile().device.clone(),
+        recorded_on: recording.device.clone(),
+        passed: graphs.iter().all(|g| g.passed),
+        graphs,
+    })
+}
+
+fn ops(graph: &GraphSpec) -> Vec<&'static str> {
+    let mut ops: Vec<_> = graph.nodes.iter().map(OpSpec::op_name).collect();
+    ops.sort_unstable();
+    ops.dedup();
+    ops
+}
+
+impl Recording {
+    /// As bytes of a file: zstd-compressed JSON.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Schedule`] when compression fails (out of memory).
+    pub fn to_bytes(&self) -> Result<Vec<u8>, RuntimeError> {
+        let bug = |e: String| RuntimeError::Schedule(format!("recording of context `{}`: {e}", self.context));
+        let json = serde_json::to_vec(self).map_err(|e| bug(e.to_string()))?;
+        zstd::bulk::compress(&json, 3).map_err(|e| bug(e.to_string()))
+    }
+
+    /// From bytes of a file.
+    ///
+    /// # Errors
+    /// Says what is wrong.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
+        let again = "compile the model again";
+        let json =
+            zstd::bulk::decompress(bytes, upper_bound(bytes)).map_err(|e| format!("is damaged ({e}); {again}"))?;
+        let recording: Self = serde_json::from_slice(&json).map_err(|e| format!("is damaged ({e}); {again}"))?;
+        if recording.version != VERSION {
+            return Err(format!("has version {}, this build reads {VERSION}; {again}", recording.version));
+        }
+        Ok(recording)
+    }
+}
+
+/// Bytes to reserve for unpacking: what the frame says, within bounds.
+fn upper_bound(bytes: &[u8]) -> usize {
+    let said = zstd::zstd_safe::get_frame_content_size(bytes).ok().flatten();
+    said.and_then(|n| usize::try_from(n).ok()).unwrap_or(0).min(MAX_RECORDING_BYTES)
+}
+
+/// Replays the recordings of a compiled model, context by context (at most `limit` of them), so that never more than one
+/// is in memory.
+///
+/// # Errors
+/// A compiled model that is not whole, of another model or library; the device's errors.
+pub fn replay_all(
+    model: &Model,
+    dir: &Path,
+    library_dir: Option<&Path>,
+    limit: usize,
+) -> Result<Vec<SelftestReport>, RuntimeError> {
+    let compiled = CompiledModel::read(dir)?;
+    let device = QnnDevice::open(super::job::qnn_options(&compiled.options, library_dir))?;
+    compiled.check(dir, model, device.profile(), &device.build_id())?;
+    let mut reports = Vec::new();
+    for context in compiled.contexts.iter().take(limit) {
+        let read = |name: &str| {
+            let path = dir.join(name);
+            fs::read(&path).map_err(|e| RuntimeError::Compiled { path, reason: format!("cannot be read: {e}") })
+        };
+        let Some(recording) = &context.recording else {
+            let reason = "has no recordings; compile it without --no-record".to_owned();
+            return Err(RuntimeError::Compiled { path: dir.to_owned(), reason });
+        };
+        let bad = |reason| RuntimeError::Compiled { path: dir.join(recording), reason };
+        let recording = Recording::from_bytes(&read(recording)?).map_err(bad)?;
+        let loaded = device.load(&read(&context.file)?, &context.manifest)?;
+        reports.push(replay(&device, &*loaded, &recording)?);
+    }
+    Ok(reports)
+}

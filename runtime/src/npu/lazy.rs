@@ -1,0 +1,94 @@
+//! A context that is loaded when it is first needed, or by a thread that runs ahead.
+
+use coexec_npu::{Bindings, Completion, ContextSpec, GraphId, NpuContext, NpuError, Ticket};
+use parking_lot::Mutex;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+type Loader = Box<dyn FnOnce() -> Result<Box<dyn NpuContext>, NpuError> + Send>;
+
+/// A context whose graphs are known before it is loaded. Shared: whoever comes first loads it, others wait.
+pub(super) struct LazyContext {
+    spec: ContextSpec,
+    /// Taken by the first load; a failed one leaves none, and the context stays unusable.
+    loader: Mutex<Option<Loader>>,
+    context: OnceLock<Box<dyn NpuContext>>,
+}
+
+impl LazyContext {
+    pub(super) fn new(
+        spec: ContextSpec,
+        loader: impl FnOnce() -> Result<Box<dyn NpuContext>, NpuError> + Send + 'static,
+    ) -> Self {
+        Self { spec, loader: Mutex::new(Some(Box::new(loader))), context: OnceLock::new() }
+    }
+
+    /// The loaded context.
+    pub(super) fn get(&self) -> Result<&dyn NpuContext, NpuError> {
+        if let Some(context) = self.context.get() {
+            return Ok(&**context);
+        }
+        let mut loader = self.loader.lock();
+        if let Some(context) = self.context.get() {
+            return Ok(&**context);
+        }
+        let load = loader.take().ok_or_else(|| NpuError::DeviceLost {
+            device: self.spec.name.clone(),
+            reason: "its context could not be loaded before".to_owned(),
+        })?;
+        let span = tracing::info_span!("load_context", context = self.spec.name);
+        let context = span.in_scope(load)?;
+        Ok(&**self.context.get_or_init(|| context))
+    }
+}
+
+/// Loads contexts one after another on a thread of its own, so that the first chunk can begin with the first of them.
+/// Errors stay with the contexts: whoever uses one meets them.
+pub(super) fn load_ahead(contexts: &[Arc<LazyContext>]) {
+    let contexts: Vec<_> = contexts.iter().map(Arc::downgrade).collect();
+    let work = move || {
+        for context in contexts {
+            // Contexts that nobody holds any more need no loading.
+            if let Some(Err(error)) = context.upgrade().map(|c| c.get().map(|_| ())) {
+                tracing::warn!(%error, "a context could not be loaded ahead");
+                return;
+            }
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("coexec-npu-load".to_owned()).spawn(work) {
+        tracing::info!(%error, "contexts are loaded when they are needed: no thread to load them ahead");
+    }
+}
+
+/// What [`super::OpenNpu`] holds of a shared lazy context.
+pub(super) struct Shared(pub(super) Arc<LazyContext>);
+
+impl NpuContext for Shared {
+    fn spec(&self) -> &ContextSpec {
+        &self.0.spec
+    }
+
+    fn graph(&self, name: &str) -> Option<GraphId> {
+        // Ids are places in the spec, on every device.
+        let place = self.0.spec.graphs.iter().position(|g| g.name == name)?;
+        u32::try_from(place).ok().map(GraphId)
+    }
+
+    fn submit(&self, graph: GraphId, bindings: &Bindings) -> Result<Ticket, NpuError> {
+        self.0.get()?.submit(graph, bindings)
+    }
+
+    fn wait(&self, ticket: Ticket, deadline: Option<Duration>) -> Result<Completion, NpuError> {
+        self.0.get()?.wait(ticket, deadline)
+    }
+
+    fn serialize(&self) -> Result<Vec<u8>, NpuError> {
+        self.0.get()?.serialize()
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.0.context.get().map_or(0, |c| c.memory_bytes())
+    }
+}
