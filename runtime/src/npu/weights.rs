@@ -101,3 +101,40 @@ impl WeightSource for ModelWeights<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::import::{ImportOptions, import};
+    use coexec_model::{LayerIdx, LayerTensor, packed::PackedFile, source};
+    use std::{path::Path, sync::Arc};
+
+    #[test]
+    fn vectors_are_the_files_and_ranges_are_checked() {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/tiny/qwen2");
+        let source = source::open(&data).expect("the tiny qwen2");
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("tiny.coexec");
+        let options = ImportOptions { weights: WeightFormat::Q8, ..ImportOptions::default() };
+        import(&*source, &path, &options, &mut |_| {}).expect("import");
+        let file = PackedFile::open(&path).expect("our own file");
+        let model = Model::load(Arc::new(file), None).expect("our own file");
+        let weights = ModelWeights::new(&model);
+        for tensor in [LayerTensor::AttnNorm, LayerTensor::QkvBias].map(|t| TensorName::Layer(LayerIdx(1), t)) {
+            let (mut want, mut out) = (Vec::new(), vec![9.0]);
+            source.read_rows(tensor, 0..1, &mut want).expect("one row");
+            weights.vector(tensor, 0..want.len(), &mut out).expect("all of it");
+            assert_eq!(out, want);
+            weights.vector(tensor, 3..8, &mut out).expect("a part");
+            assert_eq!(out, want[3..8]);
+            let beyond = weights.vector(tensor, 1..want.len() + 1, &mut out).expect_err("too long");
+            assert!(matches!(beyond, WeightError::Shape { .. }), "{beyond}");
+        }
+        let absent = TensorName::Layer(LayerIdx(0), LayerTensor::QNorm);
+        let missing = weights.vector(absent, 0..1, &mut Vec::new()).expect_err("qwen2 has none");
+        assert!(matches!(missing, WeightError::Missing { .. }), "{missing}");
+        let matrix = TensorName::Layer(LayerIdx(0), LayerTensor::Qkv);
+        let wrong = weights.vector(matrix, 0..1, &mut Vec::new()).expect_err("no vector");
+        assert!(matches!(wrong, WeightError::Read { .. }), "{wrong}");
+    }
+}
