@@ -77,7 +77,7 @@ impl Backend {
         (code == 0 && !text.is_null()).then(|| unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
     }
 
-    /// Success, or an error that quotes the library's last error line since `mark`.
+    /// Success, or an error that quotes the library's error lines since `mark`.
     pub(super) fn check(
         &self,
         answer: Qnn_ErrorHandle_t,
@@ -90,8 +90,8 @@ impl Backend {
         }
         let code = (answer & 0xffff) as u32;
         let mut meaning = describe_code(code);
-        if let Some(line) = log::last_error_since(mark) {
-            meaning = format!("{meaning}; the library says: {line}");
+        if let Some(lines) = log::errors_since(mark) {
+            meaning = format!("{meaning}; the library says: {lines}");
         }
         Err(NpuError::Code { device: self.name.clone(), operation, what: what.to_owned(), code, meaning })
     }

@@ -75,8 +75,8 @@ impl BinaryInfo {
         let fail = |answer: u64, operation| {
             let code = (answer & 0xffff) as u32;
             let mut meaning = describe_code(code);
-            if let Some(line) = log::last_error_since(mark) {
-                meaning = format!("{meaning}; the library says: {line}");
+            if let Some(lines) = log::errors_since(mark) {
+                meaning = format!("{meaning}; the library says: {lines}");
             }
             let what = "context binary".to_owned();
             NpuError::Code { device: device.to_owned(), operation, what, code, meaning }

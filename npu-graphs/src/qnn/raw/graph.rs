@@ -68,6 +68,8 @@ pub(crate) struct RawGraph {
     /// In order of creation, or of the binary.
     inputs: Vec<TensorRef>,
     outputs: Vec<TensorRef>,
+    /// Every tensor until the graph is finalised: QNN keeps pointers into some of them.
+    building: Vec<TensorRef>,
     /// Filled at every execution when profiling is on; QNN refuses a profile that is in use.
     profile: Option<Mutex<ProfileHandle>>,
 }
@@ -137,6 +139,7 @@ impl RawGraph {
             name: name.to_owned(),
             inputs: Vec::new(),
             outputs: Vec::new(),
+            building: Vec::new(),
             profile: None,
         }
     }
@@ -161,6 +164,7 @@ impl RawGraph {
         // SAFETY: the struct was made as version 1, where this field is.
         owned.id = unsafe { tensor.__bindgen_anon_1.v1.id };
         let tensor = TensorRef(Arc::new(owned));
+        self.building.push(tensor.clone());
         match def.kind {
             TensorKind::Input => self.inputs.push(tensor.clone()),
             TensorKind::Output => self.outputs.push(tensor.clone()),
@@ -197,6 +201,7 @@ impl RawGraph {
         let answer = unsafe { finalize(self.handle.0, ProfileHandle::raw(profile.as_ref()), null_mut()) };
         let finalize_us = started.elapsed().as_micros() as u64;
         backend.check(answer, "finalize", &self.name, mark)?;
+        self.building = Vec::new();
         let estimate = profile.and_then(|p| p.estimate());
         Ok(FinalizeReport { graph: self.name.clone(), finalize_us, estimate })
     }

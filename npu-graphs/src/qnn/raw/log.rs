@@ -7,10 +7,13 @@ use std::{
     collections::VecDeque,
     ffi::{c_char, c_void},
     panic::{AssertUnwindSafe, catch_unwind},
+    thread::ThreadId,
 };
 
 /// Error lines kept.
-const KEPT: usize = 16;
+const KEPT: usize = 64;
+/// Of those, lines quoted in an error: the first ones name the op, the last only say that something failed.
+const QUOTED: usize = 6;
 /// What every finalize of QNN 2.51 reports as an error without consequence.
 const HARMLESS: &str = "unexpected GraphHtpSettings option 66";
 
@@ -20,7 +23,13 @@ static RING: Mutex<Ring> = Mutex::new(Ring { next: 0, lines: VecDeque::new() });
 struct Ring {
     /// Number of the next line.
     next: u64,
-    lines: VecDeque<(u64, String)>,
+    lines: VecDeque<Line>,
+}
+
+struct Line {
+    number: u64,
+    thread: ThreadId,
+    text: String,
 }
 
 /// A moment in the log.
@@ -32,10 +41,18 @@ pub(super) fn mark() -> Mark {
     Mark(RING.lock().next)
 }
 
-/// The last error line since then, from whichever thread.
-pub(super) fn last_error_since(mark: Mark) -> Option<String> {
+/// The first error lines since then: those of this thread, or of any when it has none (contexts are made on
+/// several threads at a time).
+pub(super) fn errors_since(mark: Mark) -> Option<String> {
     let ring = RING.lock();
-    ring.lines.back().filter(|(at, _)| *at >= mark.0).map(|(_, line)| line.clone())
+    let here = std::thread::current().id();
+    let since = || ring.lines.iter().filter(|line| line.number >= mark.0);
+    let mut lines: Vec<_> = since().filter(|line| line.thread == here).take(QUOTED).collect();
+    if lines.is_empty() {
+        lines = since().take(QUOTED).collect();
+    }
+    let texts: Vec<_> = lines.iter().map(|line| line.text.as_str()).collect();
+    (!texts.is_empty()).then(|| texts.join(" | "))
 }
 
 fn record(level: QnnLog_Level_t, line: &str) {
@@ -45,12 +62,13 @@ fn record(level: QnnLog_Level_t, line: &str) {
         QnnLog_Level_t::QNN_LOG_LEVEL_ERROR => {
             {
                 let mut ring = RING.lock();
-                let at = ring.next;
+                let number = ring.next;
                 ring.next += 1;
                 if ring.lines.len() == KEPT {
                     ring.lines.pop_front();
                 }
-                ring.lines.push_back((at, line.to_owned()));
+                let thread = std::thread::current().id();
+                ring.lines.push_back(Line { number, thread, text: line.to_owned() });
             }
             // Whether it is an error for the caller is for the call that fails to say.
             tracing::warn!(target: "qnn", "{line}");

@@ -186,3 +186,23 @@ fn executions_are_profiled_on_request() {
         assert!(run(&graph).accelerator_us.is_some(), "host time on x86-64, but a time");
     }
 }
+
+/// Validates and cannot be compiled (measured on 2.51): the code is 1002 like that of every such failure.
+#[test]
+fn a_failed_finalize_quotes_the_reason() {
+    let Some(device) = device("a_failed_finalize_quotes_the_reason", 57) else { return };
+    let context = RawContext::create(&device, &options("scores")).expect("context");
+    let mut graph = RawGraph::create(&context, "scores", &GraphOptions::default()).expect("graph");
+    let mut tensor = |name, kind, dims: [u32; 4], dtype| {
+        graph.tensor(&TensorDef { dtype, ..def(name, kind, &dims) }).expect("is well formed")
+    };
+    let a = tensor("a", TensorKind::Input, [1, 2, 32, 64], QnnDtype::I16);
+    let b = tensor("b", TensorKind::Input, [1, 2, 64, 32], QnnDtype::I8);
+    let y = tensor("y", TensorKind::Output, [1, 2, 32, 32], QnnDtype::I16);
+    let node = NodeDef { name: "product", op_type: "MatMul", params: &[], inputs: &[&a, &b], outputs: &[&y] };
+    graph.node(&node).expect("validates");
+    let error = graph.finalize(false).expect_err("cannot be compiled");
+    assert!(matches!(error, NpuError::Code { operation: "finalize", code: 1002, .. }));
+    let text = error.to_string();
+    assert!(text.contains("`scores`") && text.contains("\"product\" generated: could not create op"), "{text}");
+}
