@@ -48,8 +48,8 @@ fn every_option_still_computes_right() {
     .into_iter()
     .map(|policy| with(&|o| o.performance = policy))
     .collect();
+    // Less than the default is tested in `qnn_memory.rs`, alone in its process.
     all.push(with(&|o| o.vtcm_mb = Some(0)));
-    all.push(with(&|o| o.vtcm_mb = Some(2)));
     all.push(with(&|o| o.hvx_threads = Some(2)));
     all.extend([1, 2, 3].map(|level| with(&|o| o.optimization_level = Some(level))));
     all.push(with(&|o| o.profiling = true));

@@ -67,6 +67,10 @@ pub struct QnnOptions {
     /// Clocks and sleep.
     pub performance: PerformancePolicy,
     /// Vector memory in MiB per graph; 0 is the chip's maximum, `None` the library's default (4).
+    ///
+    /// In the x86-64 emulation less than the default must not be in use while other contexts of the process execute: then
+    /// executions fail (1100) or crash the process, also when calls are serialised (measured on 2.51 with 2 MiB). Compile
+    /// such graphs in a process of their own.
     pub vtcm_mb: Option<u32>,
     /// HVX threads per graph; `None` is the library's default.
     pub hvx_threads: Option<u32>,

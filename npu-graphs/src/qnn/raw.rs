@@ -65,4 +65,7 @@ fn refused(graph: &str, kind: &'static str, name: &str, reason: &str) -> NpuErro
 }
 
 #[cfg(test)]
+#[allow(unsafe_code, reason = "a fake library and a fake allocator")]
+mod shared_memory_tests;
+#[cfg(test)]
 mod tests;

@@ -159,7 +159,6 @@ impl RawGraph {
         // SAFETY: our graph; the struct's pointers are into `owned`, `view` and `def`, which outlive the call. QNN
         // copies all of it, static data too, and only reads it; it writes the id into the struct.
         let answer = unsafe { create(self.handle.0, &raw mut tensor) };
-        drop(view);
         backend.check(answer, "create tensor", &format!("{}:{}", self.name, def.name), mark)?;
         // SAFETY: the struct was made as version 1, where this field is.
         owned.id = unsafe { tensor.__bindgen_anon_1.v1.id };
