@@ -4,7 +4,10 @@ use crate::{
     RuntimeError,
     compile::{SyntheticWeights, selftest_execute, selftest_inputs},
     error::chain,
-    npu::qnn::{DEFAULT_CHIP, cache_dir},
+    npu::{
+        marker,
+        qnn::{DEFAULT_CHIP, cache_dir},
+    },
 };
 use coexec_model::{LayerIdx, LayerTensor, TensorName, random};
 use coexec_npu::{
@@ -62,11 +65,13 @@ pub struct DoctorOptions {
     pub chip: String,
     /// Folder of the libraries; `None` searches.
     pub library_dir: Option<PathBuf>,
+    /// Where markers of crashed runs are; see [`marker`].
+    pub state_dir: Option<PathBuf>,
 }
 
 impl Default for DoctorOptions {
     fn default() -> Self {
-        Self { chip: DEFAULT_CHIP.to_owned(), library_dir: None }
+        Self { chip: DEFAULT_CHIP.to_owned(), library_dir: None, state_dir: None }
     }
 }
 
@@ -84,7 +89,7 @@ pub fn examine(options: &DoctorOptions) -> Report {
     let mut notes = Notes(Vec::new());
     machine(&mut notes);
     let npu_usable = npu(&mut notes, options);
-    directories(&mut notes);
+    directories(&mut notes, options);
     Report { findings: notes.0, npu_usable, target: Target::here(), chip: options.chip.clone() }
 }
 
@@ -263,7 +268,18 @@ fn tiny_spec() -> ContextSpec {
     }
 }
 
-fn directories(notes: &mut Notes) {
+fn directories(notes: &mut Notes, options: &DoctorOptions) {
+    if let Some(dir) = &options.state_dir {
+        match marker::crash_report(dir, "qnn") {
+            None => notes.add("crashed runs", Status::Ok, "none", None),
+            Some(report) => notes.add(
+                "crashed runs",
+                Status::Note,
+                report,
+                Some("`coexec doctor --clear` forgets them; --npu qnn tries anyway"),
+            ),
+        }
+    }
     match cache_dir() {
         Some(dir) => notes.add("cache", Status::Ok, format!("compiled models are kept in {}", dir.display()), None),
         None => notes.add(

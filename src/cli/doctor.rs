@@ -1,8 +1,12 @@
 //! `coexec doctor`: what stands between this process and the NPU, and what to do about it.
 
-use super::shared::Format;
+use super::shared::{Format, state_dir};
+use anyhow::Context as _;
 use clap::Args;
-use coexec::runtime::doctor::{DoctorOptions, Report, Status, examine};
+use coexec::runtime::{
+    doctor::{DoctorOptions, Report, Status, examine},
+    npu::marker,
+};
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
@@ -13,13 +17,23 @@ pub(crate) struct DoctorArgs {
     /// Folder of Qualcomm's libraries; searched without it
     #[arg(long, value_name = "DIR")]
     qnn_lib: Option<PathBuf>,
+    /// Forget runs that took their process down, so that --npu auto tries the NPU again
+    #[arg(long)]
+    clear: bool,
     /// What to print
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
 }
 
 pub(crate) fn doctor(args: &DoctorArgs) -> anyhow::Result<()> {
-    let report = examine(&DoctorOptions { chip: args.soc.clone(), library_dir: args.qnn_lib.clone() });
+    let state_dir = state_dir();
+    if args.clear
+        && let Some(dir) = &state_dir
+    {
+        let cleared = marker::clear(dir).with_context(|| format!("cannot clear markers in `{}`", dir.display()))?;
+        eprintln!("{cleared} markers of crashed runs cleared");
+    }
+    let report = examine(&DoctorOptions { chip: args.soc.clone(), library_dir: args.qnn_lib.clone(), state_dir });
     match args.format {
         Format::Json => println!("{}", serde_json::to_string(&report)?),
         Format::Text => print!("{}", text(&report)),

@@ -19,6 +19,9 @@ use clap::{Parser, Subcommand};
 use coexec::{CancelToken, RuntimeError};
 use std::{io::IsTerminal as _, process::ExitCode};
 
+/// What is logged without --log. Errors of Qualcomm's library are quoted in ours, so its own lines stay out.
+const DEFAULT_LOG: &str = "warn,qnn=off";
+
 #[derive(Debug, Parser)]
 #[command(
     name = "coexec",
@@ -78,7 +81,13 @@ pub(crate) fn main() -> ExitCode {
     let cancel = CancelToken::new();
     // Libraries may panic on damaged files; ours catch that and say so in an error of one line, so the default hook's
     // report goes to the log. A panic that nobody caught is reported below.
-    std::panic::set_hook(Box::new(|info| tracing::debug!(%info, "panic")));
+    std::panic::set_hook(Box::new(|info| {
+        // `print!` panics when nobody reads any more: that is an end, not an error.
+        if info.to_string().contains("failed printing to stdout: Broken pipe") {
+            std::process::exit(0);
+        }
+        tracing::debug!(%info, "panic");
+    }));
     let work = || setup(&args, &cancel).and_then(|()| dispatch(args.command, &cancel));
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
@@ -104,7 +113,8 @@ fn report(e: &anyhow::Error) -> ExitCode {
 }
 
 fn setup(args: &Args, cancel: &CancelToken) -> anyhow::Result<()> {
-    let filter = args.log.clone().or_else(|| std::env::var("COEXEC_LOG").ok()).unwrap_or_else(|| "warn".to_owned());
+    let filter =
+        args.log.clone().or_else(|| std::env::var("COEXEC_LOG").ok()).unwrap_or_else(|| DEFAULT_LOG.to_owned());
     let filter = tracing_subscriber::EnvFilter::try_new(&filter)
         .with_context(|| format!("log filter `{filter}`: use error, warn, info, debug, trace or target=level"))?;
     tracing_subscriber::fmt()

@@ -2,12 +2,14 @@
 //! the profile's name and where its constants come from.
 
 use super::shared::{Format, packed, write_file};
+use anyhow::Context as _;
 use clap::Args;
 use coexec::{
     PolicyKind,
     model::{DecoderConfig, random},
     npu::DeviceProfile,
     runtime::{
+        compile::EstimateReport,
         options::MAX_CHUNK_LEN,
         prefill::{Placement, PlanOptions, plan as planner, plan::StageCosts},
     },
@@ -16,7 +18,7 @@ use coexec::{
         write_chrome_trace, write_timeline_svg,
     },
 };
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, Args)]
 pub(crate) struct SimulateArgs {
@@ -29,8 +31,8 @@ pub(crate) struct SimulateArgs {
     /// Tokens of the prompt
     #[arg(long, default_value_t = 1024, value_name = "N")]
     prompt_len: usize,
-    /// Tokens that a chunk may hold, comma-separated
-    #[arg(long, default_value = "256", value_delimiter = ',', value_name = "N")]
+    /// Tokens that a chunk may hold, comma-separated [default: 256, or those of --estimates]
+    #[arg(long, value_delimiter = ',', value_name = "N")]
     chunk_len: Vec<usize>,
     /// One policy; without it all are compared
     #[arg(long, value_name = "POLICY")]
@@ -41,6 +43,9 @@ pub(crate) struct SimulateArgs {
     /// Source of the NPU's times: llm_npu_table3 or qualcomm_estimate_soc77
     #[arg(long, default_value = "llm_npu_table3", value_name = "NAME")]
     timing: String,
+    /// Times of the NPU's graphs in place of --timing: what `coexec compile --estimate --format json` printed for this model
+    #[arg(long, value_name = "F")]
+    estimates: Option<PathBuf>,
     /// CPU workers of the phone
     #[arg(long, default_value_t = 4, value_name = "N")]
     cpu_workers: usize,
@@ -79,27 +84,58 @@ impl SimulateArgs {
     }
 }
 
+/// A compiler's estimates that fit the model.
+fn estimates(path: &Path, config: &DecoderConfig) -> anyhow::Result<EstimateReport> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let report = EstimateReport::parse(&bytes).map_err(|e| anyhow::anyhow!("`{}` {e}", path.display()))?;
+    if report.options.placement != coexec::npu::Placement::Split || report.linears().is_empty() {
+        anyhow::bail!("`{}` has no linears of placement split, which is what is simulated", path.display());
+    }
+    if report.layers != config.num_hidden_layers {
+        anyhow::bail!(
+            "`{}` is of a model with {} layers, this one has {}; estimate this model",
+            path.display(),
+            report.layers,
+            config.num_hidden_layers
+        );
+    }
+    Ok(report)
+}
+
 pub(crate) fn simulate(args: &SimulateArgs) -> anyhow::Result<()> {
     let (name, config) = args.config()?;
+    let estimates = args.estimates.as_deref().map(|path| estimates(path, &config)).transpose()?;
+    let chunk_len = match &estimates {
+        _ if !args.chunk_len.is_empty() => args.chunk_len.clone(),
+        Some(report) => report.options.chunk_lens.clone(),
+        None => vec![256],
+    };
     if !(1..=256).contains(&args.cpu_workers) {
         anyhow::bail!("option --cpu-workers = {}: use 1 … 256", args.cpu_workers);
     }
-    let lens: Vec<String> = args.chunk_len.iter().map(ToString::to_string).collect();
+    let lens: Vec<String> = chunk_len.iter().map(ToString::to_string).collect();
     let lens = lens.join(",");
-    if args.prompt_len > 1 << 20 || args.chunk_len.iter().any(|len| !(1..=MAX_CHUNK_LEN).contains(len)) {
+    if args.prompt_len > 1 << 20 || chunk_len.iter().any(|len| !(1..=MAX_CHUNK_LEN).contains(len)) {
         anyhow::bail!("options --prompt-len {} and --chunk-len {lens}: at most 1048576 and 8192", args.prompt_len);
     }
     let device = args.device()?;
-    let source =
-        format!("NPU: {}; {}", device.timing.map_or("", coexec::npu::TimingModel::source), StageCosts::CPU_SOURCE);
+    let npu_source = match &estimates {
+        Some(report) => format!("{}, chip {}", report.source, report.chip),
+        None => device.timing.map_or("", coexec::npu::TimingModel::source).to_owned(),
+    };
+    let timing = if estimates.is_some() { "compiler's estimates" } else { args.timing.as_str() };
+    let source = format!("NPU: {npu_source}; {}", StageCosts::CPU_SOURCE);
     let options = PlanOptions {
         placement: Placement::Split,
-        chunk_lens: args.chunk_len.clone(),
+        chunk_lens: chunk_len.clone(),
         shadowed: vec![[!args.no_shadow; 4]; config.num_hidden_layers as usize],
         all_logits: false,
         cpu_workers: args.cpu_workers,
         max_chunks_in_flight: 8,
-        costs: StageCosts::phone(device.clone()),
+        costs: StageCosts {
+            linears: estimates.as_ref().map(EstimateReport::linears).unwrap_or_default(),
+            ..StageCosts::phone(device.clone())
+        },
     };
     let plan = planner::plan(&config, &options, args.prompt_len, 0)?;
     let workers = args.cpu_workers as u16;
@@ -115,7 +151,7 @@ pub(crate) fn simulate(args: &SimulateArgs) -> anyhow::Result<()> {
         rows.push((policy, report.clone()));
         last = Some(report);
     }
-    let label = SimulatedProfile { name: format!("{} / {}", device.name, args.timing), source: source.clone() };
+    let label = SimulatedProfile { name: format!("{} / {timing}", device.name), source: source.clone() };
     let title = format!("{name}, {} tokens, chunk {lens}", args.prompt_len);
     if let Some(report) = &last {
         if let Some(path) = &args.trace {
@@ -147,7 +183,7 @@ pub(crate) fn simulate(args: &SimulateArgs) -> anyhow::Result<()> {
             "{}",
             serde_json::json!({
                 "simulated": { "profile": label.name, "source": label.source },
-                "model": name, "prompt_len": args.prompt_len, "chunk_lens": args.chunk_len,
+                "model": name, "prompt_len": args.prompt_len, "chunk_lens": chunk_len,
                 "lower_bound_ns": bound.max_ns(), "policies": rows,
             })
         );

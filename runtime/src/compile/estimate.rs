@@ -4,7 +4,7 @@
 //! Qualcomm's estimates of the graphs alone: no RPC, no CPU part, no head.
 
 use super::{CompileOptions, Numbers};
-use crate::RuntimeError;
+use crate::{RuntimeError, prefill::plan::LinearTime};
 use coexec_model::{Calibration, DecoderConfig, LinearCalibration, LinearKind, TensorName, layout::GROUP};
 use coexec_npu::{
     BlockRows, NpuDevice, NpuWeights, Ranges, WeightError, WeightSource,
@@ -67,6 +67,27 @@ pub struct EstimateReport {
     pub graphs: Vec<GraphEstimate>,
     /// Chunk length by chunk length.
     pub chunks: Vec<ChunkEstimate>,
+}
+
+impl EstimateReport {
+    /// Reads a report that `coexec compile --estimate --format json` wrote.
+    ///
+    /// # Errors
+    /// Says what is wrong.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(bytes)
+            .map_err(|e| format!("is no estimate ({e}); make one with `coexec compile --estimate --format json`"))
+    }
+
+    /// Times of the linears of placement `split`, for a planner or simulator.
+    #[must_use]
+    pub fn linears(&self) -> Vec<LinearTime> {
+        let time = |g: &GraphEstimate| {
+            let kind = LinearKind::ALL.into_iter().find(|kind| g.graph.split('.').next() == Some(kind.name()))?;
+            Some(LinearTime { kind, chunk_len: g.chunk_len, us: g.estimate.us? as f64 })
+        };
+        self.graphs.iter().filter_map(time).collect()
+    }
 }
 
 /// Compiles one layer's graphs (or one graph of several layers) and sums up what the compiler states for all layers.

@@ -1,6 +1,6 @@
 //! A kind of NPU, and which ones an engine uses.
 
-use super::{QnnBackend, SimBackend};
+use super::{QnnBackend, SimBackend, marker};
 use crate::{EngineOptions, Model, NpuChoice, RuntimeError, error::chain};
 use coexec_npu::{DeviceProfile, NpuContext, NpuDevice, qnn::Target};
 use std::sync::Arc;
@@ -89,6 +89,7 @@ pub fn choose(model: &Model, options: &EngineOptions) -> Result<Chosen, RuntimeE
         Ok::<_, RuntimeError>(backends)
     };
     let calibrated = model.calibration().is_some();
+    let crashed = options.state_dir.as_deref().and_then(|dir| marker::crash_report(dir, "qnn"));
     match options.npu {
         NpuChoice::None => chosen(Vec::new(), "asked for"),
         NpuChoice::Sim | NpuChoice::Qnn if !calibrated => Err(RuntimeError::NotCalibrated),
@@ -97,6 +98,10 @@ pub fn choose(model: &Model, options: &EngineOptions) -> Result<Chosen, RuntimeE
         // The emulation is Qualcomm's library too, but slower than our own simulation, and gives the same numbers.
         NpuChoice::Auto if calibrated && Target::here() == Target::Emulation => {
             chosen(sim()?, "auto: no NPU on this machine, the model is calibrated: simulated")
+        }
+        // Opening it may be what took the process down: the marker is asked first.
+        NpuChoice::Auto if calibrated && crashed.is_some() => {
+            chosen(sim()?, &format!("auto: qnn is left out: {}; simulated", crashed.unwrap_or_default()))
         }
         NpuChoice::Auto if calibrated => match real_then_sim() {
             Ok(backends) => chosen(backends, "auto: the NPU of this machine"),

@@ -7,22 +7,22 @@ use std::{
     time::Duration,
 };
 
-type Loader = Box<dyn FnOnce() -> Result<Box<dyn NpuContext>, NpuError> + Send>;
+type Loader = Box<dyn Fn() -> Result<Box<dyn NpuContext>, NpuError> + Send>;
 
 /// A context whose graphs are known before it is loaded. Shared: whoever comes first loads it, others wait.
 pub(super) struct LazyContext {
     spec: ContextSpec,
-    /// Taken by the first load; a failed one leaves none, and the context stays unusable.
-    loader: Mutex<Option<Loader>>,
+    /// Tried again after a failure, so that everybody who needs the context meets the same error.
+    loader: Mutex<Loader>,
     context: OnceLock<Box<dyn NpuContext>>,
 }
 
 impl LazyContext {
     pub(super) fn new(
         spec: ContextSpec,
-        loader: impl FnOnce() -> Result<Box<dyn NpuContext>, NpuError> + Send + 'static,
+        loader: impl Fn() -> Result<Box<dyn NpuContext>, NpuError> + Send + 'static,
     ) -> Self {
-        Self { spec, loader: Mutex::new(Some(Box::new(loader))), context: OnceLock::new() }
+        Self { spec, loader: Mutex::new(Box::new(loader)), context: OnceLock::new() }
     }
 
     /// The loaded context.
@@ -30,16 +30,12 @@ impl LazyContext {
         if let Some(context) = self.context.get() {
             return Ok(&**context);
         }
-        let mut loader = self.loader.lock();
+        let loader = self.loader.lock();
         if let Some(context) = self.context.get() {
             return Ok(&**context);
         }
-        let load = loader.take().ok_or_else(|| NpuError::DeviceLost {
-            device: self.spec.name.clone(),
-            reason: "its context could not be loaded before".to_owned(),
-        })?;
         let span = tracing::info_span!("load_context", context = self.spec.name);
-        let context = span.in_scope(load)?;
+        let context = span.in_scope(|| loader())?;
         Ok(&**self.context.get_or_init(|| context))
     }
 }
@@ -52,7 +48,7 @@ pub(super) fn load_ahead(contexts: &[Arc<LazyContext>]) {
         for context in contexts {
             // Contexts that nobody holds any more need no loading.
             if let Some(Err(error)) = context.upgrade().map(|c| c.get().map(|_| ())) {
-                tracing::warn!(%error, "a context could not be loaded ahead");
+                tracing::debug!(%error, "a context could not be loaded ahead; who needs it will meet the error");
                 return;
             }
         }

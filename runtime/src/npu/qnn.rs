@@ -6,10 +6,10 @@ use super::{
 };
 use crate::{
     EngineOptions, Model, RuntimeError,
-    compile::{CompileOptions, CompiledModel, Compiler, compile},
+    compile::{COMPILED_FILE, CompileOptions, CompiledModel, Compiler, compile},
 };
 use coexec_npu::{
-    ContextSpec, DeviceProfile, NpuDevice,
+    ContextSpec, DeviceProfile, NpuDevice, NpuError,
     qnn::{PerformancePolicy, QnnDevice, QnnOptions, Target},
 };
 use coexec_scheduler::CancelToken;
@@ -166,7 +166,16 @@ impl NpuBackend for QnnBackend {
             };
             if used(&context.manifest.spec) {
                 let (path, manifest, device) = (dir.join(&context.file), context.manifest.clone(), Arc::clone(&device));
-                let load = move || device.load(&read_binary(&path)?, &manifest);
+                let cached = self.choice.compiled_dir.is_none().then(|| dir.join(COMPILED_FILE));
+                let load = move || {
+                    let loaded = read_binary(&path).and_then(|bytes| device.load(&bytes, &manifest));
+                    loaded.map_err(|error| match &cached {
+                        Some(index) if matches!(error, NpuError::Manifest { .. } | NpuError::Blob { .. }) => {
+                            stale(index, &manifest.device, &error)
+                        }
+                        _ => error,
+                    })
+                };
                 contexts.push(Arc::new(LazyContext::new(context.manifest.spec.clone(), load)));
             }
         }
@@ -176,7 +185,13 @@ impl NpuBackend for QnnBackend {
     }
 }
 
-fn read_binary(path: &Path) -> Result<Vec<u8>, coexec_npu::NpuError> {
-    fs::read(path)
-        .map_err(|e| coexec_npu::NpuError::Blob { reason: format!("`{}` cannot be read: {e}", path.display()) })
+/// A cached binary that is not what its index says: without the index, the retry that follows a lost device compiles again.
+fn stale(index: &Path, device: &str, error: &NpuError) -> NpuError {
+    // When it cannot be removed, the retry fails alike and the prompt ends elsewhere.
+    let _ = fs::remove_file(index);
+    NpuError::DeviceLost { device: device.to_owned(), reason: format!("a cached binary is not right: {error}") }
+}
+
+fn read_binary(path: &Path) -> Result<Vec<u8>, NpuError> {
+    fs::read(path).map_err(|e| NpuError::Blob { reason: format!("`{}` cannot be read: {e}", path.display()) })
 }

@@ -94,12 +94,25 @@ pub struct StageTask {
 pub struct StageCosts {
     /// Whose timing model the linears of placement `split` take.
     pub npu: DeviceProfile,
+    /// Times of single linears that are known better than by `npu`'s model, e.g. from `coexec compile --estimate`.
+    pub linears: Vec<LinearTime>,
     /// Nanoseconds of one CPU worker per multiply-accumulate of a linear or of attention.
     pub cpu_ns_per_mac: f64,
     /// Nanoseconds of one CPU worker per float touched by a norm, activation or quantiser.
     pub cpu_ns_per_elem: f64,
     /// Share of the input elements that shadow is expected to correct.
     pub clipped_share: f64,
+}
+
+/// Time of a linear's static graph on an NPU.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LinearTime {
+    /// Which linear.
+    pub kind: LinearKind,
+    /// Rows of the graph.
+    pub chunk_len: usize,
+    /// Microseconds of one execution.
+    pub us: f64,
 }
 
 impl StageCosts {
@@ -112,13 +125,17 @@ impl StageCosts {
     pub fn phone(npu: DeviceProfile) -> Self {
         Self {
             npu,
+            linears: Vec::new(),
             cpu_ns_per_mac: 4.0 * 4.2e6 / (64.0 * 2048.0 * 2048.0),
             cpu_ns_per_elem: 1.0,
             clipped_share: calibrate::CLIPPED_SHARE,
         }
     }
 
-    fn npu_linear_ns(&self, m: usize, n: usize, k: usize) -> f64 {
+    fn npu_linear_ns(&self, kind: LinearKind, m: usize, n: usize, k: usize) -> f64 {
+        if let Some(known) = self.linears.iter().find(|l| l.kind == kind && l.chunk_len == m) {
+            return known.us * 1e3;
+        }
         let shape = LinearShape { m, k, n, activation: Dtype::U8, weights: WeightEncoding::PerChannelI8 };
         estimate_linear_us(&self.npu, shape).map_or_else(
             // A profile without timing: the paper's NPU is about five times its CPU.
@@ -226,7 +243,7 @@ impl Builder<'_> {
             Stage::Linear(kind) => {
                 let (n, k) = shape(kind);
                 match self.options.placement {
-                    Placement::Split => costs.npu_linear_ns(c.chunk_len, n as usize, k as usize),
+                    Placement::Split => costs.npu_linear_ns(kind, c.chunk_len, n as usize, k as usize),
                     Placement::Cpu => m * n * k * costs.cpu_ns_per_mac,
                 }
             }
@@ -260,7 +277,7 @@ pub fn rungs(config: &DecoderConfig, costs: &StageCosts, chunk_lens: &[usize]) -
             .iter()
             .map(|kind| {
                 let (n, k) = config.linear_shape(*kind);
-                costs.npu_linear_ns(chunk_len, n, k)
+                costs.npu_linear_ns(*kind, chunk_len, n, k)
             })
             .sum();
         Rung { chunk_len, cost_ns: (layer_ns * f64::from(config.num_hidden_layers)).max(1.0) as u64 }
