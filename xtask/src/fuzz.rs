@@ -12,6 +12,7 @@ const SEEDS: &[(&str, &str)] = &[
     ("hf_config", "config.json"),
     ("tokenizer_json", "tokenizer.json"),
     ("chat_template", ".json"),
+    ("compiled_model", ".seed"),
 ];
 
 /// Copies matching test data into a corpus. libFuzzer drops what brings nothing new.

@@ -10,6 +10,7 @@ use half::f16;
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
+    io::Read as _,
     path::Path,
     time::{Duration, Instant},
 };
@@ -20,7 +21,7 @@ const VERSION: u32 = 1;
 /// Rows of each output that are stored.
 const KEPT_ROWS: usize = 8;
 /// Most bytes that a recording may unpack to.
-const MAX_RECORDING_BYTES: usize = 1 << 30;
+const MAX_RECORDING_BYTES: u64 = 1 << 30;
 /// Longest time of one execution (the emulation takes its time).
 const DEADLINE: Duration = Duration::from_secs(600);
 /// Timed executions of a graph in a replay.
@@ -363,20 +364,17 @@ impl Recording {
     /// Says what is wrong.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
         let again = "compile the model again";
-        let json =
-            zstd::bulk::decompress(bytes, upper_bound(bytes)).map_err(|e| format!("is damaged ({e}); {again}"))?;
-        let recording: Self = serde_json::from_slice(&json).map_err(|e| format!("is damaged ({e}); {again}"))?;
+        let damaged = |e: String| format!("is damaged ({e}); {again}");
+        let mut json = Vec::new();
+        // What a frame says of its size is not trusted: it is read up to a limit.
+        let decoder = zstd::stream::read::Decoder::new(bytes).map_err(|e| damaged(e.to_string()))?;
+        decoder.take(MAX_RECORDING_BYTES).read_to_end(&mut json).map_err(|e| damaged(e.to_string()))?;
+        let recording: Self = serde_json::from_slice(&json).map_err(|e| damaged(e.to_string()))?;
         if recording.version != VERSION {
             return Err(format!("has version {}, this build reads {VERSION}; {again}", recording.version));
         }
         Ok(recording)
     }
-}
-
-/// Bytes to reserve for unpacking: what the frame says, within bounds.
-fn upper_bound(bytes: &[u8]) -> usize {
-    let said = zstd::zstd_safe::get_frame_content_size(bytes).ok().flatten();
-    said.and_then(|n| usize::try_from(n).ok()).unwrap_or(0).min(MAX_RECORDING_BYTES)
 }
 
 /// Replays the recordings of a compiled model, context by context (at most `limit` of them), so that never more than one
@@ -409,4 +407,66 @@ pub fn replay_all(
         reports.push(replay(&device, &*loaded, &recording)?);
     }
     Ok(reports)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::{CompileOptions, Numbers, SyntheticWeights, estimate::synthetic_calibration};
+    use coexec_model::{TensorName, random};
+    use coexec_npu::{NpuWeights, Ranges, SimDevice, SimOptions, WeightError, WeightSource};
+    use std::ops::Range;
+
+    /// The same weights but for one code of each row.
+    struct Changed(SyntheticWeights);
+
+    impl WeightSource for Changed {
+        fn int8_rows(
+            &self,
+            tensor: TensorName,
+            rows: Range<usize>,
+            codes: &mut Vec<i8>,
+            scales: &mut Vec<f32>,
+        ) -> Result<(), WeightError> {
+            self.0.int8_rows(tensor, rows, codes, scales)?;
+            let k = codes.len() / scales.len();
+            codes.chunks_mut(k).for_each(|row| row[0] = if row[0] > 0 { -127 } else { 127 });
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn recordings_pass_on_what_made_them_and_fail_on_other_weights() {
+        let config = random::named_config("tiny").expect("known");
+        let (calibration, ranges) = (synthetic_calibration(&config), Ranges::synthetic(&config));
+        let weights = NpuWeights::PerChannelI8;
+        let numbers = Numbers { config: &config, calibration: &calibration, ranges: &ranges, weights };
+        let options = CompileOptions { chunk_lens: vec![8], layers: Some(0..1), ..CompileOptions::default() };
+        let device = SimDevice::new(SimOptions::named("sm8650").expect("known"));
+        let spec = options.contexts(&numbers, device.profile()).expect("builds").remove(0);
+        let synthetic = SyntheticWeights { config: config.clone() };
+        let good = device.prepare(&spec, &synthetic).expect("prepares");
+        let made = record(&device, &*good).expect("records");
+        let bytes = made.to_bytes().expect("packs");
+        assert_eq!(Recording::from_bytes(&bytes).as_ref(), Ok(&made));
+        assert!(Recording::from_bytes(&bytes[..bytes.len() / 2]).expect_err("cut").contains("damaged"));
+        let report = replay(&device, &*good, &made).expect("replays");
+        assert!(report.passed && report.graphs.len() == 4 && report.graphs.iter().all(|g| g.equal && g.worst == 0.0));
+        let other = device.prepare(&spec, &Changed(synthetic)).expect("prepares");
+        let report = replay(&device, &*other, &made).expect("replays");
+        assert!(!report.passed && report.graphs.iter().all(|g| !g.equal && g.worst > g.allowed), "{report:?}");
+    }
+
+    #[test]
+    fn differences_are_in_steps_or_relative_and_nan_is_no_match() {
+        let tensor =
+            |dtype| TensorSpec { name: "y".to_owned(), dims: vec![1, 1, 1, 2], dtype, encoding: Encoding::None };
+        assert_eq!(difference(&tensor(Dtype::U8), &[1, 9], &[4, 9]), 3.0);
+        assert_eq!(difference(&tensor(Dtype::I8), &[0xff, 0], &[1, 0]), 2.0, "-1 and 1");
+        assert_eq!(difference(&tensor(Dtype::U16), &[1, 9], &[1]), f64::INFINITY);
+        let bits = |v: f32| f16::from_f32(v).to_bits();
+        let half = difference(&tensor(Dtype::F16), &[bits(1.0), bits(2.0)], &[bits(1.5), bits(2.0)]);
+        assert!((half - 0.25).abs() < 1e-3, "{half}");
+        assert_eq!(difference(&tensor(Dtype::F16), &[bits(f32::NAN), 0], &[bits(1.0), 0]), f64::INFINITY);
+    }
 }
