@@ -24,5 +24,5 @@ mod raw;
 pub use context::QnnContext;
 pub use device::{LibraryInfo, LibraryPlace, QnnDevice, library_places};
 pub use options::{LogLevel, PerformancePolicy, QnnOptions, Target};
-pub use qnn_sys::prepare_environment;
+pub use qnn_sys::{adsp_library_path, prepare_environment};
 pub use raw::{CompilerEstimate, FinalizeReport};

@@ -209,11 +209,11 @@ fn tiny_graph(device: &QnnDevice) -> Result<String, RuntimeError> {
     let graph = &spec.graphs[0];
     let inputs = selftest_inputs(graph, 1);
     let started = Instant::now();
-    let (theirs, ..) = selftest_execute(device, &context, graph, &inputs, 1)?;
+    let theirs = selftest_execute(device, &context, graph, &inputs, 1)?.outputs;
     let run_ms = started.elapsed().as_secs_f64() * 1e3;
     let sim = SimDevice::new(SimOptions::named("ideal").ok_or_else(|| bug("no profile `ideal`"))?);
     let prepared = sim.prepare(&spec, &weights)?;
-    let (ours, ..) = selftest_execute(&sim, &*prepared, graph, &inputs, 1)?;
+    let ours = selftest_execute(&sim, &*prepared, graph, &inputs, 1)?.outputs;
     if ours != theirs {
         return Err(bug(
             "the NPU computes other numbers than the simulated one; this version of the library is not known",
@@ -233,7 +233,7 @@ fn tiny_graph(device: &QnnDevice) -> Result<String, RuntimeError> {
     let started = Instant::now();
     let loaded = device.load(&blob, &manifest)?;
     let load_ms = started.elapsed().as_secs_f64() * 1e3;
-    let (again, ..) = selftest_execute(device, &*loaded, graph, &inputs, 1)?;
+    let again = selftest_execute(device, &*loaded, graph, &inputs, 1)?.outputs;
     if again != theirs {
         return Err(bug("the binary gives other numbers after it was saved and loaded"));
     }

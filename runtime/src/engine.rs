@@ -57,7 +57,7 @@ impl Engine {
     }
 
     /// Opens a packed file for prefill on a given NPU. `options.npu` says no more than what happens when it cannot be
-    /// opened: with [`NpuChoice::Auto`] the engine goes on without it, otherwise that is an error. After a real NPU comes
+    /// opened: with [`crate::NpuChoice::Auto`] the engine goes on without it, otherwise that is an error. After a real NPU comes
     /// the simulated one, then the CPU.
     ///
     /// # Errors

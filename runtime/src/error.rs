@@ -26,7 +26,7 @@ pub enum RuntimeError {
     Kernels(#[from] coexec_cpu::KernelError),
     /// The NPU or its graphs.
     #[error(transparent)]
-    Npu(#[from] coexec_npu::NpuError),
+    Npu(Box<coexec_npu::NpuError>),
     /// A static graph failed while a prompt ran.
     #[error("NPU {device}, graph `{graph}`: {source}")]
     NpuGraph {
@@ -35,7 +35,7 @@ pub enum RuntimeError {
         /// The graph.
         graph: String,
         /// What the device says.
-        source: coexec_npu::NpuError,
+        source: Box<coexec_npu::NpuError>,
     },
     /// A compiled model that is missing, damaged, or made for something else.
     #[error("compiled model `{}` {reason}", path.display())]
@@ -140,6 +140,12 @@ pub enum RuntimeError {
         /// What the system says.
         source: std::io::Error,
     },
+}
+
+impl From<coexec_npu::NpuError> for RuntimeError {
+    fn from(error: coexec_npu::NpuError) -> Self {
+        Self::Npu(Box::new(error))
+    }
 }
 
 impl RuntimeError {

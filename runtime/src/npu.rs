@@ -159,7 +159,7 @@ impl PreparedNpu {
         ran.map(|_| ()).map_err(|source| RuntimeError::NpuGraph {
             device: self.profile().device.clone(),
             graph: name(),
-            source,
+            source: Box::new(source),
         })
     }
 }

@@ -66,8 +66,26 @@ enum Command {
     Bench(bench::BenchArgs),
 }
 
+/// On Android the DSP finds its side of Qualcomm's library through `ADSP_LIBRARY_PATH`, which has to be there when the
+/// process begins: this program starts itself again with it, unless somebody set it.
+#[cfg(unix)]
+fn with_dsp_path() {
+    use std::os::unix::process::CommandExt as _;
+    const NAME: &str = "ADSP_LIBRARY_PATH";
+    if !cfg!(target_os = "android") || std::env::var_os(NAME).is_some() {
+        return;
+    }
+    let Ok(program) = std::env::current_exe() else { return };
+    let Some(folder) = program.parent() else { return };
+    let path = coexec::npu::qnn::adsp_library_path(folder, None);
+    let error = std::process::Command::new(&program).args(std::env::args_os().skip(1)).env(NAME, path).exec();
+    eprintln!("note: could not start again with {NAME} ({error}); the NPU may not be found");
+}
+
 /// Runs the command line of this process.
 pub(crate) fn main() -> ExitCode {
+    #[cfg(unix)]
+    with_dsp_path();
     // A closed pipe (`coexec … | head`) must end the program quietly, not with a panic.
     let args = match Args::try_parse() {
         Ok(args) => args,

@@ -230,7 +230,7 @@ impl WeightSource for SyntheticWeights {
     }
 
     fn block_rows(&self, tensor: TensorName, rows: Range<usize>, out: &mut BlockRows) -> Result<(), WeightError> {
-        (out.codes.clear(), out.group_scales.clear(), out.scales.clear());
+        *out = BlockRows::default();
         self.rows(tensor, rows, |random, k| {
             out.codes.extend((0..k).map(|_| random() as i8 >> 4));
             out.group_scales.extend((0..k / GROUP).map(|_| 1 + (random() >> 4)));

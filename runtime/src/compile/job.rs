@@ -271,10 +271,10 @@ fn compare_with_sim(
     let mut found = AgainstSim { graphs: spec.graphs.len(), ..AgainstSim::default() };
     for graph in &spec.graphs {
         let inputs = inputs(graph, 1);
-        let (theirs, ..) = execute(device, context, graph, &inputs, 1)?;
+        let theirs = execute(device, context, graph, &inputs, 1)?.outputs;
         let alone = ContextSpec { name: spec.name.clone(), graphs: vec![graph.clone()] };
         let prepared = sim.prepare(&alone, weights)?;
-        let (ours, ..) = execute(&sim, &*prepared, graph, &inputs, 1)?;
+        let ours = execute(&sim, &*prepared, graph, &inputs, 1)?.outputs;
         let (equal, worst, allowed) = compare(graph, &theirs, &ours);
         found.equal += usize::from(equal);
         if worst / allowed >= found.worst_share {

@@ -172,6 +172,16 @@ impl Random {
     }
 }
 
+/// What executing a graph gave.
+pub(crate) struct Executed {
+    /// Outputs, in the order of the spec.
+    pub(crate) outputs: Vec<Vec<u8>>,
+    /// Microseconds of the fastest execution, as the host sees it.
+    host_us: u64,
+    /// The same as the device states it.
+    device_us: Option<u64>,
+}
+
 /// Runs one graph on given inputs; returns its outputs and what the device said.
 pub(crate) fn execute(
     device: &dyn NpuDevice,
@@ -179,7 +189,7 @@ pub(crate) fn execute(
     graph: &GraphSpec,
     inputs: &[Vec<u8>],
     times: usize,
-) -> Result<(Vec<Vec<u8>>, u64, Option<u64>), RuntimeError> {
+) -> Result<Executed, RuntimeError> {
     let id = context.graph(&graph.name).ok_or_else(|| missing(&graph.name))?;
     let mut bindings = Bindings::default();
     for (tensor, bytes) in graph.inputs.iter().zip(inputs) {
@@ -198,7 +208,8 @@ pub(crate) fn execute(
         device_us = done.device_ns.map(|ns| device_us.unwrap_or(u64::MAX).min(ns / 1000)).or(device_us);
     }
     let read = |b: &coexec_npu::NpuBuffer| Ok::<_, RuntimeError>(b.read()?.to_vec());
-    Ok((bindings.outputs.iter().map(read).collect::<Result<_, _>>()?, host_us, device_us))
+    let outputs = bindings.outputs.iter().map(read).collect::<Result<_, _>>()?;
+    Ok(Executed { outputs, host_us, device_us })
 }
 
 fn missing(graph: &str) -> RuntimeError {
@@ -215,7 +226,7 @@ pub fn record(device: &dyn NpuDevice, context: &dyn NpuContext) -> Result<Record
     for graph in &spec.graphs {
         let seed = xxh3_64(graph.name.as_bytes());
         let inputs = inputs(graph, seed);
-        let (outputs, ..) = execute(device, context, graph, &inputs, 1)?;
+        let outputs = execute(device, context, graph, &inputs, 1)?.outputs;
         let outputs = graph
             .outputs
             .iter()
@@ -308,7 +319,7 @@ pub fn replay(
                 graph.name
             )));
         }
-        let (outputs, host_us, device_us) = execute(device, context, graph, &inputs, TIMED)?;
+        let Executed { outputs, host_us, device_us } = execute(device, context, graph, &inputs, TIMED)?;
         let mut check = GraphCheck {
             graph: graph.name.clone(),
             ops: ops(graph),

@@ -164,7 +164,7 @@ impl Npus {
     fn could_not_open(&self, tier: usize, error: RuntimeError, trouble: &mut Trouble) -> Result<(), RuntimeError> {
         let asked_for = self.explicit && tier == 0 && trouble.causes.is_empty();
         // What is wrong with the model's file is wrong everywhere.
-        let damaged = matches!(error, RuntimeError::Npu(NpuError::Weights { .. }));
+        let damaged = matches!(&error, RuntimeError::Npu(e) if matches!(**e, NpuError::Weights { .. }));
         if asked_for || damaged {
             return Err(error);
         }

@@ -35,7 +35,7 @@ impl LazyContext {
             return Ok(&**context);
         }
         let span = tracing::info_span!("load_context", context = self.spec.name);
-        let context = span.in_scope(|| loader())?;
+        let context = span.in_scope(&*loader)?;
         Ok(&**self.context.get_or_init(|| context))
     }
 }

@@ -159,12 +159,14 @@ impl NpuBackend for QnnBackend {
         let device = self.device()?;
         let (dir, compiled) = self.compiled(&device, model, chunk_lens)?;
         let mut contexts = Vec::new();
+        let mut needed_bytes = 0u64;
         for context in &compiled.contexts {
             // With one context per chunk length, only those that are asked for.
             let used = |spec: &ContextSpec| {
                 spec.graphs.iter().filter_map(|g| g.inputs.first()).any(|x| chunk_lens.contains(&x.rows()))
             };
             if used(&context.manifest.spec) {
+                needed_bytes = needed_bytes.saturating_add(context.manifest.blob_bytes);
                 let (path, manifest, device) = (dir.join(&context.file), context.manifest.clone(), Arc::clone(&device));
                 let cached = self.choice.compiled_dir.is_none().then(|| dir.join(COMPILED_FILE));
                 let load = move || {
@@ -178,6 +180,12 @@ impl NpuBackend for QnnBackend {
                 };
                 contexts.push(Arc::new(LazyContext::new(context.manifest.spec.clone(), load)));
             }
+        }
+        // A phone's NPU maps all of them into one address space; the emulation has this machine's memory.
+        let limit_bytes = self.profile.max_device_bytes;
+        if device.target() == Target::Device && needed_bytes > limit_bytes {
+            let (device, context) = (self.profile.device.clone(), dir.display().to_string());
+            return Err(NpuError::ContextTooLarge { device, context, needed_bytes, limit_bytes }.into());
         }
         load_ahead(&contexts);
         let contexts = contexts.into_iter().map(|c| Box::new(Shared(c)) as _).collect();
