@@ -198,11 +198,28 @@ fn other_placements_compile_replay_and_stay_near_the_simulation() {
         return;
     }
     let dir = tempfile::tempdir().expect("a directory");
-    for placement in ["fused", "layer"] {
-        for activation in ["u8", "u16", "f16"] {
-            let out = dir.path().join(format!("{placement}-{activation}"));
+    let q4 = dir.path().join("q4.coexec");
+    ok(
+        dir.path(),
+        &["random-model", "tiny", text(&q4), "--weights", "q4", "--calibrate", "--calibration-tokens", "64"],
+    );
+    let mut cases = Vec::new();
+    for activation in ["u8", "u16", "f16"] {
+        for placement in ["split", "fused", "layer"] {
+            cases.extend([(placement, activation, "i8"), (placement, activation, "i4")]);
+            if activation != "f16" {
+                cases.push((placement, activation, "block"));
+            }
+        }
+    }
+    {
+        for (placement, activation, weights) in cases {
+            let out = dir.path().join(format!("{placement}-{activation}-{weights}"));
             let args = [
                 "compile",
+                text(&q4),
+                "--npu-weights",
+                weights,
                 "--placement",
                 placement,
                 "--activation",
@@ -220,9 +237,10 @@ fn other_placements_compile_replay_and_stay_near_the_simulation() {
             ];
             let json: serde_json::Value = serde_json::from_str(&ok(dir.path(), &args)).expect("JSON");
             let worst = json["contexts"][0]["against_sim"]["worst_share"].as_f64().expect("a number");
-            assert!(worst <= 1.0, "{placement} {activation}: {json}");
+            assert!(worst <= 1.0, "{placement} {activation} {weights}: {json}");
             let replay: serde_json::Value =
-                serde_json::from_str(&ok(dir.path(), &["selftest", text(&out), "--format", "json"])).expect("JSON");
+                serde_json::from_str(&ok(dir.path(), &["selftest", text(&out), "-m", text(&q4), "--format", "json"]))
+                    .expect("JSON");
             assert_eq!(replay[0]["passed"], true, "{replay}");
         }
     }
@@ -260,7 +278,15 @@ fn a_compiled_model_that_is_not_right_is_refused_with_what_differs() {
     ok(dir.path(), &["run", "Once", "-n", "1", "--npu", "qnn", "--npu-dir", text(&good)]);
     run(&dir.path().join("nowhere"), &[], &["compiled.json", "cannot be read"]);
     run(&bad("index", &|d| edit(d, "\"contexts\"", "\"kontexts\"")), &[], &["compiled.json", "damaged"]);
-    run(&bad("version", &|d| edit(d, "v2.51", "v2.40")), &[], &["QNN v2.40", "QNN v2.51", "compile the model again"]);
+    run(&bad("version", &|d| edit(d, "v2.51", "v2.99")), &[], &["QNN v2.99", "QNN v2.51", "compile the model again"]);
+    // An index that claims an older library than made the binary is found when the binary is read.
+    run(&bad("older", &|d| edit(d, "v2.51", "v2.40")), &[], &["QNN build", "v2.40", "v2.51"]);
+    let shared = dir.path().join("shared");
+    ok(dir.path(), &["compile", "--chunk-len", "32,64", "--no-record", "-o", text(&shared)]);
+    run(&shared, &[], &["weight sharing", "emulation"]);
+    let layers = dir.path().join("layers");
+    ok(dir.path(), &["compile", "--chunk-len", "32", "--layers", "0..1", "--no-record", "-o", text(&layers)]);
+    run(&layers, &[], &["layers 0..1", "all layers"]);
     run(&bad("escape", &|d| edit(d, "\"split.c32.bin\"", "\"../x.bin\"")), &[], &["no file of this directory"]);
     run(&bad("gone", &|d| fs::remove_file(d.join("split.c32.bin")).expect("removes")), &[], &["split.c32.bin"]);
     let cut = bad("cut", &|d| {

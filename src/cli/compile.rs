@@ -12,6 +12,7 @@ use coexec::{
             self, ChildCompiler, CompileOptions, Compiler, ContextReport, EstimateReport, JobReply, JobRequest, JobTask,
         },
         error::chain,
+        npu::qnn::DEFAULT_CHIP,
     },
 };
 use indicatif::HumanBytes;
@@ -50,9 +51,9 @@ enum WeightsArg {
 pub(crate) struct CompileArgs {
     /// The .coexec file; without it the embedded demo model
     model: Option<PathBuf>,
-    /// Chip: sm8550, sm8650, sm8750, sm8850, or Qualcomm's number of the SoC, e.g. 57
-    #[arg(long, default_value = "sm8650", value_name = "CHIP")]
-    soc: String,
+    /// Chip: sm8550, sm8650, sm8750, sm8850, or Qualcomm's number of the SoC, e.g. 57 [default: sm8650; 77 with --estimate]
+    #[arg(long, value_name = "CHIP")]
+    soc: Option<String>,
     /// Chunk lengths in tokens; each gets its own graphs
     #[arg(long, value_delimiter = ',', default_value = "128,256", value_name = "N,N…")]
     chunk_len: Vec<usize>,
@@ -152,7 +153,7 @@ impl CompileArgs {
     fn options(&self) -> CompileOptions {
         CompileOptions {
             ranges: None,
-            chip: self.soc.clone(),
+            chip: self.soc.clone().unwrap_or_else(|| if self.estimate { "77" } else { DEFAULT_CHIP }.to_owned()),
             placement: match self.placement {
                 PlacementArg::Split => Placement::Split,
                 PlacementArg::Fused => Placement::Fused,
@@ -198,17 +199,14 @@ pub(crate) fn compile(args: &CompileArgs, cancel: &CancelToken) -> anyhow::Resul
     let model = open(args.model.as_deref())?;
     std::fs::create_dir_all(out).with_context(|| format!("cannot make `{}`", out.display()))?;
     let text = args.format == Format::Text;
-    if text {
-        println!(
-            "{:<22} {:>7} {:>10} {:>12} {:>12} {:>7}  vs simulated NPU",
-            "context", "graphs", "compile", "binary", "weights", "ratio"
-        );
-    }
     let mut reports = Vec::new();
     let options = CompileOptions { ranges: args.ranges(&model)?, ..args.options() };
     let compiled =
         compile::compile(&model, &options, args.qnn_lib.as_deref(), out, &args.compiler(), cancel, &mut |report| {
             if text {
+                if reports.is_empty() {
+                    println!("{}", header());
+                }
                 println!("{}", row(report));
             }
             reports.push(report.clone());
@@ -221,7 +219,11 @@ pub(crate) fn compile(args: &CompileArgs, cancel: &CancelToken) -> anyhow::Resul
                 "graphs share weights: these binaries load on a phone, not in the emulation (--no-weight-sharing for that)"
             );
         }
-        println!("run them: coexec run --npu qnn --npu-profile {chip} --npu-dir {}", out.display());
+        let place = if options.share_weights { " (on the phone)" } else { "" };
+        if options.placement == Placement::Split && options.activation == Activation::U8 && options.layers.is_none() {
+            println!("run them: coexec run --npu qnn --npu-profile {chip} --npu-dir {}{place}", out.display());
+        }
+        println!("replay them: coexec selftest {}{place}", out.display());
     } else {
         println!(
             "{}",
@@ -229,6 +231,14 @@ pub(crate) fn compile(args: &CompileArgs, cancel: &CancelToken) -> anyhow::Resul
         );
     }
     Ok(())
+}
+
+fn header() -> String {
+    let names = ["context", "graphs", "compile", "binary", "weights", "ratio"];
+    format!(
+        "{:<22} {:>7} {:>10} {:>12} {:>12} {:>7}  vs simulated NPU",
+        names[0], names[1], names[2], names[3], names[4], names[5]
+    )
 }
 
 /// Reports without the manifests, which lie beside the binaries.

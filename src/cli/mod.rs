@@ -141,6 +141,10 @@ fn setup(args: &Args, cancel: &CancelToken) -> anyhow::Result<()> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_span_events(tracing_subscriber::fmt::format::FmtSpan::CLOSE)
         .init();
+    if matches!(args.command, Some(Command::CompileJob(_))) {
+        // Qualcomm's compiler cannot be asked to stop: Ctrl-C ends the job's process as it ends any.
+        return Ok(());
+    }
     let cancel = cancel.clone();
     ctrlc::set_handler(move || {
         // A second Ctrl-C does not wait for the current task to end.

@@ -5,6 +5,7 @@ use clap::{Args, ValueEnum};
 use coexec::{
     Engine, EngineOptions, KvDtype, NpuChoice, PolicyKind,
     model::packed::PackedFile,
+    npu::qnn::PerformancePolicy,
     runtime::{compile::CompiledModel, npu::QnnChoice, options::CHUNK_LENS},
 };
 use std::{
@@ -17,6 +18,15 @@ use std::{
 pub(crate) enum OnOff {
     On,
     Off,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Performance {
+    Burst,
+    Sustained,
+    Balanced,
+    PowerSaver,
+    Default,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -49,6 +59,9 @@ pub(crate) struct EngineArgs {
     /// Folder of Qualcomm's libraries; searched without it
     #[arg(long, value_name = "DIR")]
     qnn_lib: Option<PathBuf>,
+    /// Clocks of the NPU: burst, sustained, balanced, power-saver, or default (no vote)
+    #[arg(long, value_enum, default_value = "burst", value_name = "POLICY")]
+    npu_performance: Performance,
     /// Tokens that a prefill chunk may hold, comma-separated [default: 32,64,128,256, or those of --npu-dir]; prompts are cut
     /// so that the NPU's expected time is least
     #[arg(long, value_delimiter = ',', value_name = "N")]
@@ -104,6 +117,13 @@ impl EngineArgs {
                 library_dir: self.qnn_lib.clone(),
                 compiled_dir: self.npu_dir.clone(),
                 compiler: super::compile::child_compiler(self.model.as_deref()),
+                performance: match self.npu_performance {
+                    Performance::Burst => PerformancePolicy::Burst,
+                    Performance::Sustained => PerformancePolicy::Sustained,
+                    Performance::Balanced => PerformancePolicy::Balanced,
+                    Performance::PowerSaver => PerformancePolicy::PowerSaver,
+                    Performance::Default => PerformancePolicy::Default,
+                },
                 ..QnnChoice::default()
             },
             policy: self.policy.parse::<PolicyKind>()?,

@@ -210,6 +210,11 @@ impl QnnDevice {
         shared.profile.check(&manifest.spec)?;
         let backend = shared.raw.backend();
         let info = BinaryInfo::read(backend.system(), backend.name(), bytes)?;
+        if self.shared.target == Target::Emulation && manifest.qnn.as_ref().is_some_and(|q| q.weight_sharing) {
+            // QNN 2.51 answers 1000, or crashes.
+            let (wanted, found) = ("off (the emulation on x86-64 cannot load it)".to_owned(), "on".to_owned());
+            return Err(NpuError::Manifest { field: "weight sharing", wanted, found });
+        }
         let versions = matching::check_versions(manifest, &info, &self.versions(false))?;
         matching::check_graphs(&manifest.spec, &info)?;
         let options = self.context_options(&manifest.spec, false);

@@ -45,6 +45,17 @@ pub struct CompiledContext {
     pub manifest: Manifest,
 }
 
+/// Whether a build of the library reads binaries of another one: its own and older ones, as far as builds tell.
+fn reads(library: &str, binary: &str) -> bool {
+    let numbers = |build: &str| -> Option<Vec<u64>> {
+        build.strip_prefix('v')?.split('.').take(3).map(|n| n.parse().ok()).collect()
+    };
+    match (numbers(library), numbers(binary)) {
+        (Some(library), Some(binary)) => binary <= library,
+        _ => library == binary,
+    }
+}
+
 impl CompiledModel {
     /// An index without contexts.
     #[must_use]
@@ -113,9 +124,9 @@ impl CompiledModel {
         if self.model_hash != hash {
             return bad(format!("was compiled from model {}, this is model {hash}; {again}", self.model_hash));
         }
-        if self.library != library {
+        if !reads(library, &self.library) {
             return bad(format!(
-                "was compiled by QNN {}, this is QNN {library}; {again} or use that version",
+                "was compiled by QNN {}, this is QNN {library}; {again}, or use that version or a newer one",
                 self.library
             ));
         }
@@ -132,7 +143,7 @@ impl CompiledModel {
             let file = dir.join(&context.file);
             let found = fs::metadata(&file).map(|m| m.len());
             if !found.as_ref().is_ok_and(|len| *len == manifest.blob_bytes) {
-                let found = found.map_or_else(|e| e.to_string(), |len| format!("{len} bytes"));
+                let found = found.map_or_else(|e| e.to_string(), |len| format!("found {len}"));
                 return bad(format!("names `{}` of {} bytes ({found}); {again}", file.display(), manifest.blob_bytes));
             }
         }
@@ -190,6 +201,23 @@ mod tests {
             assert!(!is_plain_name(name), "{name}");
         }
         assert!(is_plain_name("split.c128.bin"));
+    }
+
+    #[test]
+    fn libraries_read_older_binaries() {
+        let new = "v2.51.0.260929181845";
+        for (binary, can) in [
+            (new, true),
+            ("v2.51.0.250101000000", true),
+            ("v2.43.1", true),
+            ("v2.51.1.1", false),
+            ("v3.0.0", false),
+            ("", false),
+            ("v2.x.0", false),
+        ] {
+            assert_eq!(reads(new, binary), can, "{binary}");
+        }
+        assert!(reads("custom", "custom"));
     }
 
     #[test]

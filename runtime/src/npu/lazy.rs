@@ -3,7 +3,11 @@
 use coexec_npu::{Bindings, Completion, ContextSpec, GraphId, NpuContext, NpuError, Ticket};
 use parking_lot::Mutex;
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -42,10 +46,18 @@ impl LazyContext {
 
 /// Loads contexts one after another on a thread of its own, so that the first chunk can begin with the first of them.
 /// Errors stay with the contexts: whoever uses one meets them.
-pub(super) fn load_ahead(contexts: &[Arc<LazyContext>]) {
+///
+/// Whoever holds the result's clones waits for that thread when the last goes: a process that ends while the library loads
+/// would run into its destructors.
+pub(super) fn load_ahead(contexts: &[Arc<LazyContext>]) -> Arc<LoadingAhead> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
     let contexts: Vec<_> = contexts.iter().map(Arc::downgrade).collect();
     let work = move || {
         for context in contexts {
+            if stopped.load(Ordering::Relaxed) {
+                return;
+            }
             // Contexts that nobody holds any more need no loading.
             if let Some(Err(error)) = context.upgrade().map(|c| c.get().map(|_| ())) {
                 tracing::debug!(%error, "a context could not be loaded ahead; who needs it will meet the error");
@@ -53,13 +65,33 @@ pub(super) fn load_ahead(contexts: &[Arc<LazyContext>]) {
             }
         }
     };
-    if let Err(error) = std::thread::Builder::new().name("coexec-npu-load".to_owned()).spawn(work) {
-        tracing::info!(%error, "contexts are loaded when they are needed: no thread to load them ahead");
+    let thread = std::thread::Builder::new().name("coexec-npu-load".to_owned()).spawn(work);
+    let thread = thread.inspect_err(
+        |error| tracing::info!(%error, "contexts are loaded when they are needed: no thread to load ahead"),
+    );
+    Arc::new(LoadingAhead { stop, thread: Mutex::new(thread.ok()) })
+}
+
+/// The thread that loads contexts ahead; see [`load_ahead`].
+pub(super) struct LoadingAhead {
+    stop: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Drop for LoadingAhead {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(Err(_)) = self.thread.get_mut().take().map(JoinHandle::join) {
+            tracing::error!("the thread that loads contexts ahead panicked");
+        }
     }
 }
 
 /// What [`super::OpenNpu`] holds of a shared lazy context.
-pub(super) struct Shared(pub(super) Arc<LazyContext>);
+pub(super) struct Shared(
+    pub(super) Arc<LazyContext>,
+    #[allow(dead_code, reason = "held until the last goes")] pub(super) Arc<LoadingAhead>,
+);
 
 impl NpuContext for Shared {
     fn spec(&self) -> &ContextSpec {

@@ -9,7 +9,8 @@ use crate::{
     compile::{COMPILED_FILE, CompileOptions, CompiledModel, Compiler, compile},
 };
 use coexec_npu::{
-    ContextSpec, DeviceProfile, NpuDevice, NpuError,
+    ContextSpec, DeviceProfile, NpuDevice, NpuError, Placement,
+    decoder::Activation,
     qnn::{PerformancePolicy, QnnDevice, QnnOptions, Target},
 };
 use coexec_scheduler::CancelToken;
@@ -73,6 +74,7 @@ impl QnnBackend {
         let mut qnn = QnnOptions::chip(&options.npu_profile);
         qnn.lib_dir.clone_from(&choice.library_dir);
         qnn.performance = choice.performance;
+        qnn.profiling = true;
         let device = Arc::new(QnnDevice::open(qnn.clone())?);
         let profile = device.profile().clone();
         Ok(Self { choice, options: qnn, profile, device: Mutex::new(Some(device)) })
@@ -96,6 +98,18 @@ impl QnnBackend {
         if let Some(dir) = &self.choice.compiled_dir {
             let compiled = CompiledModel::read(dir)?;
             compiled.check(dir, model, &self.profile, library)?;
+            let o = &compiled.options;
+            if (o.placement, o.activation, &o.layers) != (Placement::Split, Activation::U8, &None) {
+                let reason = format!(
+                    "holds {} graphs in {:?} of {}; prompts run on split graphs in u8 of all layers (others are for `selftest`)",
+                    o.placement.name(),
+                    o.activation,
+                    o.layers
+                        .as_ref()
+                        .map_or_else(|| "all layers".to_owned(), |l| format!("layers {}..{}", l.start, l.end)),
+                );
+                return Err(RuntimeError::Compiled { path: dir.clone(), reason });
+            }
             let missing = chunk_lens.iter().find(|c| !compiled.options.chunk_lens.contains(c));
             if let Some(missing) = missing {
                 let has = &compiled.options.chunk_lens;
@@ -187,8 +201,8 @@ impl NpuBackend for QnnBackend {
             let (device, context) = (self.profile.device.clone(), dir.display().to_string());
             return Err(NpuError::ContextTooLarge { device, context, needed_bytes, limit_bytes }.into());
         }
-        load_ahead(&contexts);
-        let contexts = contexts.into_iter().map(|c| Box::new(Shared(c)) as _).collect();
+        let ahead = load_ahead(&contexts);
+        let contexts = contexts.into_iter().map(|c| Box::new(Shared(c, Arc::clone(&ahead))) as _).collect();
         Ok(OpenNpu { contexts, device })
     }
 }
