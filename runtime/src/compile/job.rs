@@ -209,6 +209,7 @@ pub(crate) fn qnn_options(options: &CompileOptions, library_dir: Option<&Path>) 
         hvx_threads: options.hvx_threads,
         optimization_level: options.optimization,
         weight_sharing: options.share_weights,
+        profiling: true,
         ..QnnOptions::chip(&options.chip)
     }
 }
