@@ -158,8 +158,9 @@ fn shared_weights_make_smaller_binaries() {
     assert!(apart > 2 * weights && together < apart - weights / 2, "{together} bytes shared, {apart} bytes apart");
     let target = loads.expect("loads");
     if target == Target::Emulation {
+        // QNN 2.51 answers 1000 after reading memory that it has freed (valgrind), or crashes: refused before it is asked.
         let text = shared_loads.map(|_| ()).expect_err("the emulation cannot").to_string();
-        assert!(text.contains("1000") && text.contains("Shared weights"), "{text}");
+        assert!(text.contains("weight sharing") && text.contains("emulation"), "{text}");
     }
 }
 

@@ -211,7 +211,7 @@ impl QnnDevice {
         let backend = shared.raw.backend();
         let info = BinaryInfo::read(backend.system(), backend.name(), bytes)?;
         if self.shared.target == Target::Emulation && manifest.qnn.as_ref().is_some_and(|q| q.weight_sharing) {
-            // QNN 2.51 answers 1000, or crashes.
+            // QNN 2.51 answers 1000 after reading memory that it has freed (seen under valgrind), or crashes.
             let (wanted, found) = ("off (the emulation on x86-64 cannot load it)".to_owned(), "on".to_owned());
             return Err(NpuError::Manifest { field: "weight sharing", wanted, found });
         }
