@@ -106,6 +106,14 @@ pub enum NpuError {
         /// What happened.
         reason: String,
     },
+    /// The process that has the device could not be started, or refused something with this text.
+    #[error("NPU process `{process}`: {reason}")]
+    Process {
+        /// The program.
+        process: String,
+        /// What it said, or why it could not be started.
+        reason: String,
+    },
     /// The graph did not finish in time. The context is dead; buffers bound to the graph stay busy.
     #[error("graph `{graph}` did not finish within {waited:?}; treat the device as lost")]
     Timeout {

@@ -8,6 +8,7 @@
 //! * [`spec`]: what a static graph is, as plain data: shapes, dtypes, encodings, weights by name, no pointers.
 //! * [`decoder`]: the graphs of a decoder for placements `split`, `fused` and `layer`, and the ranges of their tensors.
 //! * [`device`]: the contract of an NPU. [`sim`] is an exact simulated one, [`qnn`] Qualcomm's behind the same trait.
+//! * [`remote`]: a device in a child process, whose crash is not ours.
 //! * [`profile`]: what a chip can hold and compute, and published or compiler-estimated times of its linears.
 //! * [`manifest`]: what has to be known about a context binary before it may be loaded.
 //!
@@ -24,6 +25,7 @@ pub mod manifest;
 pub mod profile;
 pub mod qnn;
 mod queue;
+pub mod remote;
 pub mod sim;
 pub mod spec;
 pub mod weights;
@@ -38,6 +40,7 @@ pub use error::NpuError;
 pub use manifest::{Manifest, Placement, QnnVersions};
 pub use profile::{DeviceProfile, Estimate, TimingModel};
 pub use qnn::{QnnContext, QnnDevice, QnnOptions};
+pub use remote::{RemoteDevice, RemoteOptions};
 pub use sim::{FaultPlan, PrepareFault, SimDevice, SimOptions, SimTiming, SubmitFault};
 pub use spec::{
     ContextSpec, Dtype, Encoding, Function, GraphSpec, OpSpec, SpecError, TensorSpec, WeightEncoding, WeightSpec,

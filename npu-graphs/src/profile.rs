@@ -9,10 +9,11 @@ pub mod timing;
 pub use timing::{Estimate, LinearShape, TimingModel, estimate_graph_us, estimate_linear_us};
 
 use crate::{BufferKind, ContextSpec, Dtype, GraphSpec, NpuError, OpSpec, WeightEncoding};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
 /// A linear that a device computes: activation dtype (in and out) with a weight encoding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinearSupport {
     /// Dtype of input and output.
     pub activation: Dtype,
@@ -21,16 +22,16 @@ pub struct LinearSupport {
 }
 
 /// An op that a device computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpSupport {
     /// One of [`OpSpec::NAMES`].
-    pub op: &'static str,
+    pub op: Cow<'static, str>,
     /// Dtypes of the first input.
-    pub dtypes: &'static [Dtype],
+    pub dtypes: Cow<'static, [Dtype]>,
 }
 
 /// What a device can do.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeviceProfile {
     /// Name of the chip or idealisation, e.g. `sm8650`.
     pub name: String,
@@ -125,7 +126,7 @@ impl DeviceProfile {
                 return refuse(&x.name, reason);
             }
         } else {
-            let allowed = self.ops.iter().find(|o| o.op == op.op_name()).map(|o| o.dtypes).unwrap_or_default();
+            let allowed = self.ops.iter().find(|o| o.op == op.op_name()).map(|o| &*o.dtypes).unwrap_or_default();
             if !allowed.contains(&x.dtype) {
                 let names: Vec<_> = allowed.iter().map(|d| d.name()).collect();
                 let list = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };

@@ -9,7 +9,11 @@ use coexec_npu::{
     QnnVersions, SimDevice, SimOptions, TensorSpec, Ticket, WeightEncoding, manifest::ManifestArgs, profile::chips,
 };
 use std::time::Duration;
-use support::{Case, MapSource, Rng, Weights, bindings, context, conv, decode, execute, run};
+use support::{
+    Case, MapSource, Rng, Weights, bindings, context, conv, decode, execute,
+    remote::{CompiledHere, sim_over_streams},
+    run,
+};
 
 struct Subject {
     name: String,
@@ -32,7 +36,7 @@ impl Subject {
     }
 }
 
-/// Every device there is: the simulated ones, and Qualcomm's library compiling for three chips.
+/// Every device there is: the simulated ones, one of them behind a stream, and Qualcomm's library compiling for three chips.
 fn devices() -> Vec<Subject> {
     let sim = |name: &str, threads| {
         let options = SimOptions { threads, ..SimOptions::named(name).expect("known") };
@@ -40,12 +44,17 @@ fn devices() -> Vec<Subject> {
         let name = format!("sim:{name}, {threads} threads");
         Subject { name, device, tolerance_u8: 0, tolerance_u16: 0, every: 1, simulated: true }
     };
+    let remote = || {
+        let device = Box::new(CompiledHere::new("sm8650", sim_over_streams("sm8650")));
+        let name = "remote sim:sm8650".to_owned();
+        Subject { name, device, tolerance_u8: 0, tolerance_u16: 0, every: 9, simulated: true }
+    };
     let qnn = |chip: &str, every| {
         let device = Box::new(support::qnn::device("conformance", chip)?);
         let name = format!("qnn:{chip}");
         Some(Subject { name, device, tolerance_u8: 0, tolerance_u16: 0, every, simulated: false })
     };
-    let mut all: Vec<_> = chips::NAMES.iter().map(|name| sim(name, 1)).chain([sim("sm8650", 3)]).collect();
+    let mut all: Vec<_> = chips::NAMES.iter().map(|name| sim(name, 1)).chain([sim("sm8650", 3), remote()]).collect();
     // Where the library is not, one skip says so for all chips.
     let chips = [("sm8650", 11), ("sm8550", 61), ("sm8750", 61)].into_iter();
     all.extend(chips.map_while(|(chip, every)| qnn(chip, every)));

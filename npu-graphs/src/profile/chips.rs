@@ -2,6 +2,7 @@
 
 use super::{DeviceProfile, LinearSupport, OpSupport, TimingModel};
 use crate::{BufferKind, Dtype, WeightEncoding};
+use std::borrow::Cow;
 
 /// Names that [`named`] knows.
 pub const NAMES: [&str; 5] = ["ideal", "sm8550", "sm8650", "sm8750", "sm8850"];
@@ -29,7 +30,7 @@ pub(crate) const HTP_OPS: [OpSupport; 11] = {
     const MOVES: &[Dtype] = &[Dtype::U8, Dtype::U16, Dtype::F16, Dtype::I8];
     const ALL: &[Dtype] = &[Dtype::U8, Dtype::U16, Dtype::F16, Dtype::I8, Dtype::F32];
     const fn row(op: &'static str, dtypes: &'static [Dtype]) -> OpSupport {
-        OpSupport { op, dtypes }
+        OpSupport { op: Cow::Borrowed(op), dtypes: Cow::Borrowed(dtypes) }
     }
     [
         row("rms_norm", CODES),

@@ -29,7 +29,7 @@ pub struct QnnDevice {
 }
 
 /// Versions and places of Qualcomm's libraries.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LibraryInfo {
     /// The HTP library.
     pub path: PathBuf,

@@ -22,7 +22,8 @@ pub enum PerformancePolicy {
 }
 
 /// How much the library's log says. Lines go to `tracing`, target `qnn`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LogLevel {
     /// Errors only; they are quoted in [`NpuError::Code`].
     Error = 1,
@@ -57,7 +58,7 @@ impl Target {
 }
 
 /// What a [`QnnDevice`](super::QnnDevice) is made from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct QnnOptions {
     /// Folder of Qualcomm's libraries; `None` searches (see `qnn_sys::find`).
     pub lib_dir: Option<PathBuf>,

@@ -5,6 +5,7 @@
 
 pub mod decoder;
 pub mod qnn;
+pub mod remote;
 
 use coexec_model::{LayerIdx, LayerTensor, TensorName};
 use coexec_npu::{
