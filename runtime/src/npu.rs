@@ -8,11 +8,13 @@ pub mod backend;
 pub(crate) mod failover;
 mod lazy;
 pub mod marker;
+pub mod process;
 pub mod qnn;
 pub mod sim;
 pub mod weights;
 
 pub use backend::{Chosen, NpuBackend, OpenNpu};
+pub use process::NpuProcess;
 pub use qnn::{QnnBackend, QnnChoice};
 pub use sim::SimBackend;
 pub use weights::{ModelWeights, npu_weights};

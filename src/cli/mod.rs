@@ -50,6 +50,9 @@ enum Command {
     /// Internal: one compile job
     #[command(hide = true)]
     CompileJob(compile::JobArgs),
+    /// Internal: Qualcomm's NPU for a parent process
+    #[command(hide = true)]
+    NpuServer,
     /// Find out whether the NPU can be used, and what to do if not
     Doctor(doctor::DoctorArgs),
     /// Replay a compiled model's recorded results on this machine's NPU
@@ -164,6 +167,7 @@ fn dispatch(command: Option<Command>, cancel: &CancelToken) -> anyhow::Result<()
         Some(Command::RandomModel(args)) => import::random_model(&args, cancel),
         Some(Command::Compile(args)) => compile::compile(&args, cancel),
         Some(Command::CompileJob(args)) => compile::job(&args),
+        Some(Command::NpuServer) => Ok(coexec::npu::remote::serve_stdio(coexec::npu::remote::open_qnn)?),
         Some(Command::Doctor(args)) => doctor::doctor(&args),
         Some(Command::Selftest(args)) => selftest::selftest(&args),
         Some(Command::Inspect(args)) => inspect::inspect(&args),

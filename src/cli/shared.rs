@@ -6,7 +6,11 @@ use coexec::{
     Engine, EngineOptions, KvDtype, NpuChoice, PolicyKind,
     model::packed::PackedFile,
     npu::qnn::PerformancePolicy,
-    runtime::{compile::CompiledModel, npu::QnnChoice, options::CHUNK_LENS},
+    runtime::{
+        compile::CompiledModel,
+        npu::{NpuProcess, QnnChoice},
+        options::CHUNK_LENS,
+    },
 };
 use std::{
     fs,
@@ -41,6 +45,15 @@ pub(crate) enum Format {
     Json,
 }
 
+/// Where Qualcomm's library runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProcessArg {
+    /// In this process: fastest
+    Here,
+    /// In a child process: a crash of Qualcomm's library or driver is a failure of the NPU, not the end
+    Child,
+}
+
 /// The model and how to run it.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct EngineArgs {
@@ -62,6 +75,9 @@ pub(crate) struct EngineArgs {
     /// Clocks of the NPU: burst, sustained, balanced, power-saver, or default (no vote)
     #[arg(long, value_enum, default_value = "burst", value_name = "POLICY")]
     npu_performance: Performance,
+    /// Process that runs graphs with --npu qnn
+    #[arg(long, value_enum, default_value = "here")]
+    npu_process: ProcessArg,
     /// Tokens that a prefill chunk may hold, comma-separated [default: 32,64,128,256, or those of --npu-dir]; prompts are cut
     /// so that the NPU's expected time is least
     #[arg(long, value_delimiter = ',', value_name = "N")]
@@ -124,6 +140,7 @@ impl EngineArgs {
                     Performance::PowerSaver => PerformancePolicy::PowerSaver,
                     Performance::Default => PerformancePolicy::Default,
                 },
+                process: self.process()?,
                 ..QnnChoice::default()
             },
             policy: self.policy.parse::<PolicyKind>()?,
@@ -139,6 +156,16 @@ impl EngineArgs {
         };
         options.validate()?;
         Ok(options)
+    }
+
+    fn process(&self) -> anyhow::Result<NpuProcess> {
+        Ok(match self.npu_process {
+            ProcessArg::Here => NpuProcess::InProcess,
+            ProcessArg::Child => {
+                let program = std::env::current_exe().context("cannot find this program to start it as a child")?;
+                NpuProcess::Child { program, args: vec!["npu-server".into()] }
+            }
+        })
     }
 
     /// The ladder of chunk lengths: asked for, or those that a compiled model has.

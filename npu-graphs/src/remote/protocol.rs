@@ -97,7 +97,7 @@ const OPERATIONS: [&str; 10] = [
     "open system library",
     "create profile",
 ];
-const FIELDS: [&str; 11] = [
+const FIELDS: [&str; 13] = [
     "manifest version",
     "device",
     "binary length",
@@ -105,10 +105,12 @@ const FIELDS: [&str; 11] = [
     "graphs",
     "model",
     "placement",
-    "chunk lengths",
     "QNN versions",
-    "chip",
     "QNN build",
+    "QNN core API",
+    "QNN HTP API",
+    "SoC",
+    "Hexagon architecture",
 ];
 
 fn known(names: &[&'static str], name: &str) -> Option<&'static str> {
@@ -146,7 +148,7 @@ impl From<NpuError> for WireError {
 impl WireError {
     /// The error on this side; `process` names the other one where only a text came.
     pub(super) fn into_error(self, process: &str) -> NpuError {
-        let text = |reason| NpuError::Process { process: process.to_owned(), reason };
+        let text = |reason: String| NpuError::Process { process: process.to_owned(), reason };
         match self {
             Self::Code { device, operation, what, code, meaning } => match known(&OPERATIONS, &operation) {
                 Some(operation) => NpuError::Code { device, operation, what, code, meaning },
@@ -165,7 +167,7 @@ impl WireError {
             }
             Self::Manifest { field, wanted, found } => match known(&FIELDS, &field) {
                 Some(field) => NpuError::Manifest { field, wanted, found },
-                None => text(format!("context binary is for {field} `{found}`, wanted `{wanted}`")),
+                None => NpuError::Manifest { field: "a field", wanted, found: format!("{field}: {found}") },
             },
             Self::Blob { reason } => NpuError::Blob { reason },
             Self::Other(reason) => text(reason),
@@ -318,6 +320,9 @@ mod tests {
         }
         let (_, back) = there_and_back(code("something new"));
         assert!(matches!(&back, NpuError::Code { code: 1002, .. }) && back.to_string().contains("something new"));
+        let other = NpuError::Manifest { field: "flavour", wanted: s("sweet"), found: s("sour") };
+        let (_, back) = there_and_back(other);
+        assert!(matches!(&back, NpuError::Manifest { found, .. } if found == "flavour: sour"), "{back}");
         let (text, back) = there_and_back(NpuError::UnknownGraph { context: s("c"), id: 3 });
         assert!(matches!(&back, NpuError::Process { process, .. } if process == "npu-server"));
         assert!(back.to_string().contains(&text), "{back}");

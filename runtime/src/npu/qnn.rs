@@ -1,17 +1,18 @@
 //! Qualcomm's NPU as a backend: compiled contexts from a directory or a cache, loaded lazily.
 
 use super::{
-    NpuBackend, OpenNpu,
+    NpuBackend, NpuProcess, OpenNpu,
     lazy::{LazyContext, Shared, load_ahead},
+    process::OpenQnn,
 };
 use crate::{
     EngineOptions, Model, RuntimeError,
     compile::{COMPILED_FILE, CompileOptions, CompiledModel, Compiler, compile},
 };
 use coexec_npu::{
-    ContextSpec, DeviceProfile, NpuDevice, NpuError, Placement,
+    ContextSpec, DeviceProfile, NpuError, Placement,
     decoder::Activation,
-    qnn::{PerformancePolicy, QnnDevice, QnnOptions, Target},
+    qnn::{PerformancePolicy, QnnOptions, Target},
 };
 use coexec_scheduler::CancelToken;
 use parking_lot::Mutex;
@@ -38,6 +39,8 @@ pub struct QnnChoice {
     pub compiler: Compiler,
     /// Clocks and sleep of the NPU.
     pub performance: PerformancePolicy,
+    /// Which process runs graphs.
+    pub process: NpuProcess,
 }
 
 /// `COEXEC_CACHE_DIR`, else `XDG_CACHE_HOME/coexec`, else `~/.cache/coexec`.
@@ -55,7 +58,7 @@ pub struct QnnBackend {
     options: QnnOptions,
     profile: DeviceProfile,
     /// The device for the next [`NpuBackend::open`]; after a failure a fresh one is made.
-    device: Mutex<Option<Arc<QnnDevice>>>,
+    device: Mutex<Option<OpenQnn>>,
 }
 
 impl std::fmt::Debug for QnnBackend {
@@ -75,26 +78,26 @@ impl QnnBackend {
         qnn.lib_dir.clone_from(&choice.library_dir);
         qnn.performance = choice.performance;
         qnn.profiling = true;
-        let device = Arc::new(QnnDevice::open(qnn.clone())?);
+        let device = choice.process.open(&qnn)?;
         let profile = device.profile().clone();
         Ok(Self { choice, options: qnn, profile, device: Mutex::new(Some(device)) })
     }
 
-    fn device(&self) -> Result<Arc<QnnDevice>, RuntimeError> {
+    fn device(&self) -> Result<OpenQnn, RuntimeError> {
         match self.device.lock().take() {
             Some(device) => Ok(device),
-            None => Ok(Arc::new(QnnDevice::open(self.options.clone())?)),
+            None => Ok(self.choice.process.open(&self.options)?),
         }
     }
 
     /// The compiled model to use: the one that was named, or the cache's, compiled now when it is not there or not right.
     fn compiled(
         &self,
-        device: &QnnDevice,
+        device: &OpenQnn,
         model: &Model,
         chunk_lens: &[usize],
     ) -> Result<(PathBuf, CompiledModel), RuntimeError> {
-        let library = &device.build_id();
+        let library = &device.build_id;
         if let Some(dir) = &self.choice.compiled_dir {
             let compiled = CompiledModel::read(dir)?;
             compiled.check(dir, model, &self.profile, library)?;
@@ -122,7 +125,7 @@ impl QnnBackend {
         let options = CompileOptions {
             chip: self.options.chip.clone(),
             chunk_lens: chunk_lens.to_vec(),
-            share_weights: device.target() == Target::Device,
+            share_weights: device.target == Target::Device,
             record: false,
             ..CompileOptions::default()
         };
@@ -170,8 +173,9 @@ impl NpuBackend for QnnBackend {
     }
 
     fn open(&self, model: &Model, chunk_lens: &[usize]) -> Result<OpenNpu, RuntimeError> {
-        let device = self.device()?;
-        let (dir, compiled) = self.compiled(&device, model, chunk_lens)?;
+        let opened = self.device()?;
+        let (dir, compiled) = self.compiled(&opened, model, chunk_lens)?;
+        let OpenQnn { device, target, .. } = opened;
         let mut contexts = Vec::new();
         let mut needed_bytes = 0u64;
         for context in &compiled.contexts {
@@ -197,7 +201,7 @@ impl NpuBackend for QnnBackend {
         }
         // A phone's NPU maps all of them into one address space; the emulation has this machine's memory.
         let limit_bytes = self.profile.max_device_bytes;
-        if device.target() == Target::Device && needed_bytes > limit_bytes {
+        if target == Target::Device && needed_bytes > limit_bytes {
             let (device, context) = (self.profile.device.clone(), dir.display().to_string());
             return Err(NpuError::ContextTooLarge { device, context, needed_bytes, limit_bytes }.into());
         }
