@@ -26,7 +26,6 @@ use coexec_npu::{
         Activation, FusedOptions, LayerOptions, Ranges, SplitOptions, fused_context, layer_context, split_context,
     },
 };
-use coexec_npu::{NpuDevice as _, qnn::QnnDevice};
 use coexec_scheduler::CancelToken;
 use serde::{Deserialize, Serialize};
 use std::{ops::Range, path::Path};
@@ -207,10 +206,9 @@ pub fn compile(
     cancel: &CancelToken,
     progress: &mut dyn FnMut(&ContextReport),
 ) -> Result<CompiledModel, RuntimeError> {
-    let device = QnnDevice::open(job::qnn_options(options, library_dir))?;
-    let contexts = options.contexts_of(model, device.profile())?;
-    let mut compiled = CompiledModel::new(&model.hash_hex(), options, &device.build_id());
-    drop(device);
+    // The library is opened where the jobs run, not here.
+    let contexts = options.contexts_of(model, &job::qnn_options(options, library_dir).device_profile()?)?;
+    let mut compiled = CompiledModel::new(&model.hash_hex(), options, "");
     // An index of before must not speak of the new binaries.
     match std::fs::remove_file(dir.join(COMPILED_FILE)) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -229,6 +227,9 @@ pub fn compile(
         match compiler.run(&request, Some(model), cancel)? {
             JobReply::Context(report) => {
                 progress(&report);
+                if let Some(made_by) = &report.context.manifest.qnn {
+                    compiled.library.clone_from(&made_by.build_id);
+                }
                 compiled.contexts.push(report.context);
             }
             other => return Err(RuntimeError::Schedule(format!("a compile job answered {other:?}; this is a bug"))),

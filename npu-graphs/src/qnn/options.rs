@@ -107,6 +107,14 @@ impl QnnOptions {
         }
     }
 
+    /// What the chip can do, without opening a library.
+    ///
+    /// # Errors
+    /// [`NpuError::Option`] for an unknown chip or level.
+    pub fn device_profile(&self) -> Result<DeviceProfile, NpuError> {
+        self.profile(Target::here()).map(|(profile, _)| profile)
+    }
+
     /// The chip's profile as device `qnn:<chip>` and its SoC number.
     pub(super) fn profile(&self, target: Target) -> Result<(DeviceProfile, u32), NpuError> {
         let bad = |name, value: String, reason: String| NpuError::Option { name, value, reason };
