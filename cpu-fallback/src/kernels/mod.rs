@@ -12,6 +12,9 @@
 // `$m` is a macro's constant, 1 in the last use.
 #![allow(clippy::int_plus_one, reason = "tile heights come from macros")]
 
+#[macro_use]
+mod portable;
+
 mod args;
 mod disjoint;
 mod generic;

@@ -1,6 +1,6 @@
 //! One page of attention as two small matrix products over a block of query vectors.
 
-use super::float::{exp, tree};
+use super::rows::{exp, tree};
 use crate::{
     PAGE_TOKENS,
     kernels::{AttnPageArgs, args::PageScratch},
@@ -161,5 +161,5 @@ pub(in crate::kernels) fn transpose(from: KvSlice<'_>, hd: usize, to: &mut [f32]
 
 /// See [`AttnPageArgs`].
 pub(in crate::kernels) fn attn_page(args: &mut AttnPageArgs<'_>) {
-    attn_page_with(args, transpose, super::float::widen);
+    attn_page_with(args, transpose, super::rows::widen);
 }

@@ -1,18 +1,20 @@
 //! Portable kernels, written so that compilers vectorise them.
 //!
-//! Functions in [`float`] and [`attention`] are `inline(always)`: ISA folders instantiate them with their target features, so
-//! that each algorithm is written once. [`integer`] and [`panels`] are what machines without hand-written kernels run.
+//! Functions in [`rows`], [`quantize`] and [`attention`] are `inline(always)`: ISA folders instantiate them with their target
+//! features (`kernels/portable.rs`), so that each algorithm is written once. [`int_linear`], [`float_linear`] and
+//! [`gemm_u8s8`] are what machines without hand-written kernels run.
 
 pub(super) mod attention;
-pub(super) mod float;
-mod integer;
-mod panels;
+mod float_linear;
+mod gemm_u8s8;
+mod int_linear;
+mod quantize;
+mod rows;
 
 pub(super) use attention::attn_page;
-pub(crate) use float::exp;
-pub(super) use float::{
-    EXP_HIGH, EXP_LOW, EXP_TERMS, LN2_HIGH, LN2_LOW, axpy, quantize_groups, quantize_u8, rms_norm, rope, silu_mul,
-    widen,
-};
-pub(super) use integer::{gemm_u8s8, int_linear};
-pub(super) use panels::float_linear;
+pub(super) use float_linear::float_linear;
+pub(super) use gemm_u8s8::gemm_u8s8;
+pub(super) use int_linear::int_linear;
+pub(super) use quantize::{quantize_groups, quantize_u8};
+pub(crate) use rows::exp;
+pub(super) use rows::{EXP_HIGH, EXP_LOW, EXP_TERMS, LN2_HIGH, LN2_LOW, axpy, rms_norm, rope, silu_mul, widen};

@@ -1,47 +1,4 @@
-//! x86-64: AVX2 (with FMA and F16C) and AVX-512 with VNNI. Both modules have the same functions.
-
-/// Instantiates the portable row operations with a set's target features.
-macro_rules! portable {
-    ($features:literal) => {
-        /// See [`generic::quantize_u8`].
-        #[target_feature(enable = $features)]
-        pub(in crate::kernels) fn quantize_u8(x: &[f32], scale: f32, codes: &mut [u8]) -> bool {
-            crate::kernels::generic::quantize_u8(x, scale, codes)
-        }
-
-        /// See [`generic::axpy`].
-        #[target_feature(enable = $features)]
-        pub(in crate::kernels) fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
-            crate::kernels::generic::axpy(a, x, y);
-        }
-
-        /// See [`generic::rms_norm`].
-        #[target_feature(enable = $features)]
-        pub(in crate::kernels) fn rms_norm(x: &[f32], gain: &[f32], eps: f32, out: &mut [f32]) {
-            crate::kernels::generic::rms_norm(x, gain, eps, out);
-        }
-
-        /// See [`generic::silu_mul`].
-        #[target_feature(enable = $features)]
-        pub(in crate::kernels) fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
-            crate::kernels::generic::silu_mul(gate, up, out);
-        }
-
-        /// See [`generic::rope`].
-        #[target_feature(enable = $features)]
-        pub(in crate::kernels) fn rope(head: &mut [f32], cos: &[f32], sin: &[f32]) {
-            crate::kernels::generic::rope(head, cos, sin);
-        }
-
-        /// See [`AttnPageArgs`](crate::kernels::AttnPageArgs).
-        #[target_feature(enable = $features)]
-        pub(in crate::kernels) fn attn_page(args: &mut crate::kernels::AttnPageArgs<'_>) {
-            let transpose = |from: KvSlice<'_>, hd: usize, to: &mut [f32]| transpose(from, hd, to);
-            let widen = |from: KvSlice<'_>, to: &mut [f32]| widen(from, to);
-            crate::kernels::generic::attention::attn_page_with(args, transpose, widen);
-        }
-    };
-}
+//! x86-64: AVX2 (with FMA and F16C) and AVX-512 with VNNI. Both folders have the same files and functions.
 
 pub(super) mod avx2;
 pub(super) mod avx512vnni;

@@ -1,0 +1,17 @@
+//! The specification of every kernel: plain loops, one element at a time, in the order that all sets keep.
+
+mod attention;
+mod float_linear;
+mod gemm_u8s8;
+mod int_linear;
+mod quantize;
+mod rows;
+
+pub(super) use attention::{attn_page, widen};
+pub(super) use float_linear::float_linear;
+pub(super) use gemm_u8s8::gemm_u8s8;
+pub(super) use int_linear::int_linear;
+pub(super) use quantize::{quantize_groups, quantize_u8};
+#[cfg(test)]
+pub(super) use rows::exp;
+pub(super) use rows::{axpy, rms_norm, rope, silu_mul};
