@@ -15,6 +15,8 @@
 #[macro_use]
 mod portable;
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 mod args;
 mod disjoint;
 mod generic;
@@ -89,6 +91,12 @@ static ALL: &[Kernels] = &[
     Kernels { name: "avx512vnni", supported: x86_64::avx512vnni::supported, table: table!(x86_64::avx512vnni) },
     #[cfg(target_arch = "x86_64")]
     Kernels { name: "avx2", supported: x86_64::avx2::supported, table: table!(x86_64::avx2) },
+    #[cfg(target_arch = "aarch64")]
+    Kernels { name: "i8mm", supported: aarch64::i8mm::supported, table: table!(aarch64::i8mm) },
+    #[cfg(target_arch = "aarch64")]
+    Kernels { name: "dotprod", supported: aarch64::dotprod::supported, table: table!(aarch64::dotprod) },
+    #[cfg(target_arch = "aarch64")]
+    Kernels { name: "neon", supported: aarch64::neon::supported, table: table!(aarch64::neon) },
     Kernels { name: "generic", supported: || true, table: table!(generic) },
     Kernels { name: "reference", supported: || true, table: table!(reference) },
 ];
@@ -111,7 +119,7 @@ impl Kernels {
         ALL.iter().filter(|set| (set.supported)()).collect()
     }
 
-    /// The set called `name`: `reference`, `generic`, `avx2` or `avx512vnni`.
+    /// The set called `name`: `reference`, `generic`; on x86-64 `avx2`, `avx512vnni`; on Arm `neon`, `dotprod`, `i8mm`.
     ///
     /// # Errors
     /// When no set has this name or this machine cannot run it.

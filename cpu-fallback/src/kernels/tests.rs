@@ -409,6 +409,17 @@ proptest! {
     }
 }
 
+/// `COEXEC_EXPECT_KERNELS` lists the sets that the (emulated) CPU must have, best first: `cargo xtask arm` sets it, so that
+/// a test run says which instructions it tested.
+#[test]
+fn the_expected_sets_are_detected() {
+    let found: Vec<&str> = Kernels::available().iter().map(|set| set.name()).collect();
+    assert_eq!(found[found.len() - 2..], ["generic", "reference"]);
+    if let Ok(expected) = std::env::var("COEXEC_EXPECT_KERNELS") {
+        assert_eq!(found.join(","), expected);
+    }
+}
+
 #[test]
 fn sets_are_found_by_name() {
     for kernels in Kernels::available() {
