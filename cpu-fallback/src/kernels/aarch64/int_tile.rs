@@ -11,11 +11,14 @@ use std::arch::aarch64::*;
 
 pub(super) const Q8: u8 = 0;
 
-pub(super) const Q4: u8 = 1;
+const Q4: u8 = 1;
 
-pub(super) const Q4S: u8 = 2;
+const Q4S: u8 = 2;
 
 /// How a set multiplies a group of 32 inputs.
+///
+/// Everything between a set's `int_linear`, which enables the instructions, and its implementation of this is
+/// `inline(always)` and no closure: only so do the instructions end up in one function, and the sums in registers.
 pub(super) trait Dots {
     /// Rows of the tallest tile: 2 or 4.
     const TALL: usize;
@@ -35,14 +38,14 @@ pub(super) trait Dots {
 
 /// A panel's parts, for pointer access.
 #[derive(Clone, Copy)]
-pub(super) struct Panel {
-    pub(super) codes: *const u8,
+struct Panel {
+    codes: *const u8,
     group_scales: *const u8,
     channel_scales: *const f32,
 }
 
 impl Panel {
-    pub(super) fn new(panel: &[u8], format: WeightFormat, k: usize) -> Self {
+    fn new(panel: &[u8], format: WeightFormat, k: usize) -> Self {
         let layout = panel_layout(format, k);
         Self {
             codes: panel.as_ptr(),
@@ -56,7 +59,7 @@ impl Panel {
     /// # Safety
     /// The panel has format `q4` and a group `g`.
     #[inline(always)]
-    pub(super) unsafe fn q4_scales(self, g: usize) -> [int32x4_t; 4] {
+    unsafe fn q4_scales(self, g: usize) -> [int32x4_t; 4] {
         // SAFETY: 8 bytes of group `g`; register arithmetic is part of every 64-bit Arm CPU.
         unsafe {
             let bytes = vld1_u8(self.group_scales.add(g * 8));
@@ -75,7 +78,7 @@ impl Panel {
     /// # Safety
     /// The panel has format `q4s` and a group `g`.
     #[inline(always)]
-    pub(super) unsafe fn q4s_scales(self, g: usize) -> [float32x4_t; 4] {
+    unsafe fn q4s_scales(self, g: usize) -> [float32x4_t; 4] {
         // SAFETY: 32 bytes of group `g`.
         unsafe {
             let at = self.group_scales.add(g * 32);
@@ -90,14 +93,14 @@ impl Panel {
     /// # Safety
     /// The panel's format has channel scales.
     #[inline(always)]
-    pub(super) unsafe fn channel_scales(self) -> [float32x4_t; 4] {
+    unsafe fn channel_scales(self) -> [float32x4_t; 4] {
         // SAFETY: 16 floats, of any alignment.
         std::array::from_fn(|q| unsafe { vreinterpretq_f32_u8(vld1q_u8(self.channel_scales.cast::<u8>().add(16 * q))) })
     }
 }
 
 /// Bytes of a group's codes.
-pub(super) const fn group_bytes(format: u8) -> usize {
+const fn group_bytes(format: u8) -> usize {
     if format == Q8 { GROUP * PANEL_ROWS } else { GROUP * PANEL_ROWS / 2 }
 }
 
@@ -152,20 +155,14 @@ unsafe fn int_tile<D: Dots, const F: u8, const M: usize, const H: usize>(
     }
 }
 
-/// Rows `from..` of a block times one panel, in tiles.
+/// All rows of a block times one panel, in tiles.
 ///
 /// # Safety
 /// As [`Dots`]; the lengths in `args` fit the block (checked by `Kernels::int_linear`), whose panel `p` is `panel`.
 #[inline(always)]
-pub(super) unsafe fn int_rows<D: Dots, const F: u8>(
-    args: &IntLinearArgs<'_>,
-    block: &mut Block<'_, f32>,
-    panel: Panel,
-    p: usize,
-    from: usize,
-) {
+unsafe fn int_rows<D: Dots, const F: u8>(args: &IntLinearArgs<'_>, block: &mut Block<'_, f32>, panel: Panel, p: usize) {
     let groups = padded_k(args.k) / GROUP;
-    let mut row = from;
+    let mut row = 0;
     macro_rules! rows {
         ($m:literal, $h:literal) => {
             while row + $m <= block.rows() {
@@ -193,29 +190,22 @@ pub(super) unsafe fn int_rows<D: Dots, const F: u8>(
     rows!(1, 4);
 }
 
-/// Calls `f(panel, index)` for every panel of a block.
-#[inline(always)]
-pub(super) fn for_each_panel(args: &IntLinearArgs<'_>, mut f: impl FnMut(Panel, usize)) {
-    let bytes = panel_layout(args.format, args.k).bytes;
-    for (p, panel) in args.panels.chunks_exact(bytes).enumerate() {
-        f(Panel::new(panel, args.format, args.k), p);
-    }
-}
-
 /// All rows × all panels.
 ///
 /// # Safety
 /// As [`Dots`]; the lengths in `args` fit the block (checked by `Kernels::int_linear`).
 #[inline(always)]
 pub(super) unsafe fn int_linear<D: Dots>(args: &IntLinearArgs<'_>, block: &mut Block<'_, f32>) {
-    for_each_panel(args, |panel, p| {
+    let bytes = panel_layout(args.format, args.k).bytes;
+    for (p, panel) in args.panels.chunks_exact(bytes).enumerate() {
+        let panel = Panel::new(panel, args.format, args.k);
         // SAFETY: as the caller promises; `panel` has the format of `args`.
         unsafe {
             match args.format {
-                WeightFormat::Q8 => int_rows::<D, Q8>(args, block, panel, p, 0),
-                WeightFormat::Q4 => int_rows::<D, Q4>(args, block, panel, p, 0),
-                _ => int_rows::<D, Q4S>(args, block, panel, p, 0),
+                WeightFormat::Q8 => int_rows::<D, Q8>(args, block, panel, p),
+                WeightFormat::Q4 => int_rows::<D, Q4>(args, block, panel, p),
+                _ => int_rows::<D, Q4S>(args, block, panel, p),
             }
         }
-    });
+    }
 }

@@ -13,16 +13,17 @@ struct Dot4;
 impl Products for Dot4 {
     const TALL: usize = 4;
 
-    #[inline]
-    #[target_feature(enable = "neon,dotprod")]
+    #[inline(always)]
     unsafe fn add<const M: usize, const Q: usize>(acc: &mut [[int32x4_t; Q]; M], w: *const u8, x: [int8x16_t; M]) {
         macro_rules! four_inputs {
             ($lane:literal) => {
                 for q in 0..Q {
-                    // SAFETY: four inputs of quad `q`.
-                    let w = unsafe { vld1q_s8(w.add(64 * $lane + 16 * q).cast()) };
-                    for m in 0..M {
-                        acc[m][q] = sdot::<$lane>(acc[m][q], w, x[m]);
+                    // SAFETY: the CPU has the instruction; four inputs of quad `q`.
+                    unsafe {
+                        let w = vld1q_s8(w.add(64 * $lane + 16 * q).cast());
+                        for m in 0..M {
+                            acc[m][q] = sdot::<$lane>(acc[m][q], w, x[m]);
+                        }
                     }
                 }
             };

@@ -13,73 +13,72 @@ pub(in crate::kernels::aarch64) struct Dot4;
 impl Dots for Dot4 {
     const TALL: usize = 4;
 
-    #[inline]
-    #[target_feature(enable = "neon,dotprod")]
+    #[inline(always)]
     unsafe fn group<const F: u8, const M: usize, const H: usize>(
         codes: *const u8,
         x: [*const i8; M],
         start: [i32; M],
     ) -> [[int32x4_t; H]; M] {
-        let mut acc = [[vdupq_n_s32(0); H]; M];
-        // A lone row has registers to spare for a second, shorter chain.
-        let mut second = acc;
-        for m in 0..M {
-            acc[m] = [vdupq_n_s32(start[m]); H];
-        }
-        for half in 0..2 {
-            // SAFETY: 16 of 32 inputs.
-            let x: [int8x16_t; M] = std::array::from_fn(|m| unsafe { vld1q_s8(x[m].add(16 * half)) });
-            if F == Q8 {
-                macro_rules! four_inputs {
-                    ($lane:literal) => {
-                        for h in 0..H {
-                            // SAFETY: four inputs of quad `h`.
-                            let w = unsafe { vld1q_s8(codes.add((4 * half + $lane) * 64 + 16 * h).cast()) };
-                            for m in 0..M {
-                                if M == 1 && $lane % 2 == 1 {
-                                    second[m][h] = sdot::<$lane>(second[m][h], w, x[m]);
-                                } else {
-                                    acc[m][h] = sdot::<$lane>(acc[m][h], w, x[m]);
-                                }
-                            }
-                        }
-                    };
-                }
-                four_inputs!(0);
-                four_inputs!(1);
-                four_inputs!(2);
-                four_inputs!(3);
-            } else {
-                macro_rules! eight_inputs {
-                    ($low:literal, $high:literal) => {
-                        for h in 0..H {
-                            // SAFETY: eight inputs of quad `h`.
-                            let w = unsafe { vld1q_u8(codes.add((4 * half + $low) * 32 + 16 * h)) };
-                            let low = vreinterpretq_s8_u8(vandq_u8(w, vdupq_n_u8(0xF)));
-                            let high = vreinterpretq_s8_u8(vshrq_n_u8::<4>(w));
-                            for m in 0..M {
-                                acc[m][h] = sdot::<$low>(acc[m][h], low, x[m]);
-                                if M == 1 {
-                                    second[m][h] = sdot::<$high>(second[m][h], high, x[m]);
-                                } else {
-                                    acc[m][h] = sdot::<$high>(acc[m][h], high, x[m]);
-                                }
-                            }
-                        }
-                    };
-                }
-                eight_inputs!(0, 1);
-                eight_inputs!(2, 3);
-            }
-        }
-        if M == 1 {
+        // SAFETY: the CPU has the instructions; quad `h` of the group's codes, 16 of 32 inputs.
+        unsafe {
+            let mut acc = [[vdupq_n_s32(0); H]; M];
+            // A lone row has registers to spare for a second, shorter chain.
+            let mut second = acc;
             for m in 0..M {
-                for h in 0..H {
-                    acc[m][h] = vaddq_s32(acc[m][h], second[m][h]);
+                acc[m] = [vdupq_n_s32(start[m]); H];
+            }
+            for half in 0..2 {
+                let x: [int8x16_t; M] = std::array::from_fn(|m| vld1q_s8(x[m].add(16 * half)));
+                if F == Q8 {
+                    macro_rules! four_inputs {
+                        ($lane:literal) => {
+                            for h in 0..H {
+                                let w = vld1q_s8(codes.add((4 * half + $lane) * 64 + 16 * h).cast());
+                                for m in 0..M {
+                                    if M == 1 && $lane % 2 == 1 {
+                                        second[m][h] = sdot::<$lane>(second[m][h], w, x[m]);
+                                    } else {
+                                        acc[m][h] = sdot::<$lane>(acc[m][h], w, x[m]);
+                                    }
+                                }
+                            }
+                        };
+                    }
+                    four_inputs!(0);
+                    four_inputs!(1);
+                    four_inputs!(2);
+                    four_inputs!(3);
+                } else {
+                    macro_rules! eight_inputs {
+                        ($low:literal, $high:literal) => {
+                            for h in 0..H {
+                                let w = vld1q_u8(codes.add((4 * half + $low) * 32 + 16 * h));
+                                let low = vreinterpretq_s8_u8(vandq_u8(w, vdupq_n_u8(0xF)));
+                                let high = vreinterpretq_s8_u8(vshrq_n_u8::<4>(w));
+                                for m in 0..M {
+                                    acc[m][h] = sdot::<$low>(acc[m][h], low, x[m]);
+                                    if M == 1 {
+                                        second[m][h] = sdot::<$high>(second[m][h], high, x[m]);
+                                    } else {
+                                        acc[m][h] = sdot::<$high>(acc[m][h], high, x[m]);
+                                    }
+                                }
+                            }
+                        };
+                    }
+                    eight_inputs!(0, 1);
+                    eight_inputs!(2, 3);
                 }
             }
+            if M == 1 {
+                for m in 0..M {
+                    for h in 0..H {
+                        acc[m][h] = vaddq_s32(acc[m][h], second[m][h]);
+                    }
+                }
+            }
+            acc
         }
-        acc
     }
 }
 

@@ -16,41 +16,38 @@ struct Matrix;
 impl Products for Matrix {
     const TALL: usize = 8;
 
-    #[inline]
-    #[target_feature(enable = "neon,dotprod,i8mm")]
+    #[inline(always)]
     unsafe fn add<const M: usize, const Q: usize>(acc: &mut [[int32x4_t; Q]; M], w: *const u8, x: [int8x16_t; M]) {
-        if M == 1 {
-            for q in 0..Q {
-                // SAFETY: 16 inputs of quad `q`.
-                let w: [int8x16_t; 4] = std::array::from_fn(|i| unsafe { vld1q_s8(w.add(64 * i + 16 * q).cast()) });
-                acc[0][q] = sdot::<0>(acc[0][q], w[0], x[0]);
-                acc[0][q] = sdot::<1>(acc[0][q], w[1], x[0]);
-                acc[0][q] = sdot::<2>(acc[0][q], w[2], x[0]);
-                acc[0][q] = sdot::<3>(acc[0][q], w[3], x[0]);
+        // SAFETY: the CPU has the instructions; 16 inputs of quad `q`.
+        unsafe {
+            if M == 1 {
+                for q in 0..Q {
+                    let at: *const i8 = w.add(16 * q).cast();
+                    acc[0][q] = sdot::<0>(acc[0][q], vld1q_s8(at), x[0]);
+                    acc[0][q] = sdot::<1>(acc[0][q], vld1q_s8(at.add(64)), x[0]);
+                    acc[0][q] = sdot::<2>(acc[0][q], vld1q_s8(at.add(128)), x[0]);
+                    acc[0][q] = sdot::<3>(acc[0][q], vld1q_s8(at.add(192)), x[0]);
+                }
+                return;
             }
-            return;
-        }
-        let mut pairs = x;
-        for m in (0..M).step_by(2) {
-            [pairs[m], pairs[m + 1]] = pair(x[m], x[m + 1]);
-        }
-        for eight in 0..2 {
-            for q in 0..Q {
-                // SAFETY: eight inputs of quad `q`.
-                let [low, high] = unsafe {
+            let mut pairs = x;
+            for m in (0..M).step_by(2) {
+                [pairs[m], pairs[m + 1]] = pair(x[m], x[m + 1]);
+            }
+            for eight in 0..2 {
+                for q in 0..Q {
                     let at = w.add(128 * eight + 16 * q).cast();
-                    eights(vld1q_s8(at), vld1q_s8(at.add(64)))
-                };
-                for m in (0..M).step_by(2) {
-                    acc[m][q] = smmla(acc[m][q], pairs[m + eight], low);
-                    acc[m + 1][q] = smmla(acc[m + 1][q], pairs[m + eight], high);
+                    let [low, high] = eights(vld1q_s8(at), vld1q_s8(at.add(64)));
+                    for m in (0..M).step_by(2) {
+                        acc[m][q] = smmla(acc[m][q], pairs[m + eight], low);
+                        acc[m + 1][q] = smmla(acc[m + 1][q], pairs[m + eight], high);
+                    }
                 }
             }
         }
     }
 
-    #[inline]
-    #[target_feature(enable = "neon,dotprod,i8mm")]
+    #[inline(always)]
     unsafe fn finish<const M: usize, const Q: usize>(mut acc: [[int32x4_t; Q]; M]) -> [[int32x4_t; Q]; M] {
         for m in (0..M - 1).step_by(2) {
             for q in 0..Q {

@@ -17,8 +17,7 @@ struct Matrix;
 impl Dots for Matrix {
     const TALL: usize = 4;
 
-    #[inline]
-    #[target_feature(enable = "neon,dotprod,i8mm")]
+    #[inline(always)]
     unsafe fn group<const F: u8, const M: usize, const H: usize>(
         codes: *const u8,
         x: [*const i8; M],
@@ -28,48 +27,46 @@ impl Dots for Matrix {
             // SAFETY: the caller's promises; `i8mm` implies `dotprod`.
             return unsafe { Dot4::group::<F, M, H>(codes, x, start) };
         }
-        // Rows `m` and `m + 1` times outputs 0, 1 of quad `h` in `[m][h]`, times outputs 2, 3 in `[m + 1][h]`.
-        let mut acc = [[vdupq_n_s32(0); H]; M];
-        for m in (0..M).step_by(2) {
-            let start = vcombine_s32(vdup_n_s32(start[m]), vdup_n_s32(start[m + 1]));
-            (acc[m], acc[m + 1]) = ([start; H], [start; H]);
-        }
-        for half in 0..2 {
-            // Inputs 0…7 and 8…15 of rows `m` and `m + 1` in `[m]` and `[m + 1]`.
-            let mut pairs = [vdupq_n_s8(0); M];
+        // SAFETY: the CPU has the instructions; quad `h` of the group's codes, 16 of 32 inputs.
+        unsafe {
+            // Rows `m` and `m + 1` times outputs 0, 1 of quad `h` in `[m][h]`, times outputs 2, 3 in `[m + 1][h]`.
+            let mut acc = [[vdupq_n_s32(0); H]; M];
             for m in (0..M).step_by(2) {
-                // SAFETY: 16 of 32 inputs.
-                let (a, b) = unsafe { (vld1q_s8(x[m].add(16 * half)), vld1q_s8(x[m + 1].add(16 * half))) };
-                [pairs[m], pairs[m + 1]] = pair(a, b);
+                let start = vcombine_s32(vdup_n_s32(start[m]), vdup_n_s32(start[m + 1]));
+                (acc[m], acc[m + 1]) = ([start; H], [start; H]);
             }
-            for eight in 0..2 {
-                for h in 0..H {
-                    let j = 2 * half + eight;
-                    let (a, b) = if F == Q8 {
-                        // SAFETY: inputs `8j..8j + 8` of quad `h`.
-                        unsafe {
+            for half in 0..2 {
+                // Inputs 0…7 and 8…15 of rows `m` and `m + 1` in `[m]` and `[m + 1]`.
+                let mut pairs = [vdupq_n_s8(0); M];
+                for m in (0..M).step_by(2) {
+                    let (a, b) = (vld1q_s8(x[m].add(16 * half)), vld1q_s8(x[m + 1].add(16 * half)));
+                    [pairs[m], pairs[m + 1]] = pair(a, b);
+                }
+                for eight in 0..2 {
+                    for h in 0..H {
+                        let j = 2 * half + eight;
+                        let (a, b) = if F == Q8 {
                             let at = codes.add(j * 128 + 16 * h).cast();
                             (vld1q_s8(at), vld1q_s8(at.add(64)))
+                        } else {
+                            let w = vld1q_u8(codes.add(j * 64 + 16 * h));
+                            (vreinterpretq_s8_u8(vandq_u8(w, vdupq_n_u8(0xF))), vreinterpretq_s8_u8(vshrq_n_u8::<4>(w)))
+                        };
+                        let [low, high] = eights(a, b);
+                        for m in (0..M).step_by(2) {
+                            acc[m][h] = smmla(acc[m][h], pairs[m + eight], low);
+                            acc[m + 1][h] = smmla(acc[m + 1][h], pairs[m + eight], high);
                         }
-                    } else {
-                        // SAFETY: inputs `8j..8j + 8` of quad `h`.
-                        let w = unsafe { vld1q_u8(codes.add(j * 64 + 16 * h)) };
-                        (vreinterpretq_s8_u8(vandq_u8(w, vdupq_n_u8(0xF))), vreinterpretq_s8_u8(vshrq_n_u8::<4>(w)))
-                    };
-                    let [low, high] = eights(a, b);
-                    for m in (0..M).step_by(2) {
-                        acc[m][h] = smmla(acc[m][h], pairs[m + eight], low);
-                        acc[m + 1][h] = smmla(acc[m + 1][h], pairs[m + eight], high);
                     }
                 }
             }
-        }
-        for m in (0..M).step_by(2) {
-            for h in 0..H {
-                [acc[m][h], acc[m + 1][h]] = rows(acc[m][h], acc[m + 1][h]);
+            for m in (0..M).step_by(2) {
+                for h in 0..H {
+                    [acc[m][h], acc[m + 1][h]] = rows(acc[m][h], acc[m + 1][h]);
+                }
             }
+            acc
         }
-        acc
     }
 }
 
