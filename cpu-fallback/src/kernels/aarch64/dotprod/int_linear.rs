@@ -1,8 +1,12 @@
 //! Integer linears over panels: 4-bit and 8-bit weights times activations in groups of 32.
 
-use super::super::{
-    asm::sdot,
-    int_tile::{self, Dots, Q8},
+use super::{
+    super::{
+        asm::sdot,
+        int_gemm::FEW_ROWS,
+        int_tile::{self, Dots, is_nibbles},
+    },
+    int_gemm::int_gemm,
 };
 use crate::kernels::{Block, IntLinearArgs};
 use std::arch::aarch64::*;
@@ -12,6 +16,7 @@ pub(in crate::kernels::aarch64) struct Dot4;
 
 impl Dots for Dot4 {
     const TALL: usize = 4;
+    const PAIRED: bool = false;
 
     #[inline(always)]
     unsafe fn group<const F: u8, const M: usize, const H: usize>(
@@ -29,7 +34,7 @@ impl Dots for Dot4 {
             }
             for half in 0..2 {
                 let x: [int8x16_t; M] = std::array::from_fn(|m| vld1q_s8(x[m].add(16 * half)));
-                if F == Q8 {
+                if !is_nibbles(F) {
                     macro_rules! four_inputs {
                         ($lane:literal) => {
                             for h in 0..H {
@@ -80,11 +85,19 @@ impl Dots for Dot4 {
             acc
         }
     }
+
+    #[inline(always)]
+    fn unpack(first: int8x16_t, second: int8x16_t) -> [int8x16_t; 2] {
+        [first, second]
+    }
 }
 
 /// See [`IntLinearArgs`].
 #[target_feature(enable = "neon,dotprod")]
 pub(in crate::kernels) fn int_linear(args: &IntLinearArgs<'_>, block: &mut Block<'_, f32>) {
+    if block.rows() > FEW_ROWS {
+        return int_gemm(args, block);
+    }
     // SAFETY: the instructions are enabled; lengths were checked by `Kernels::int_linear`.
     unsafe { int_tile::int_linear::<Dot4>(args, block) }
 }

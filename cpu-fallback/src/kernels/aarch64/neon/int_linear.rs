@@ -1,12 +1,18 @@
 //! Integer linears over panels: 4-bit and 8-bit weights times activations in groups of 32.
 
-use super::super::int_tile::{self, Dots, Q8};
+use super::{
+    super::{
+        int_gemm::FEW_ROWS,
+        int_tile::{self, Dots, is_nibbles},
+    },
+    int_gemm::int_gemm,
+};
 use crate::kernels::{Block, IntLinearArgs};
 use coexec_model::layout::PANEL_ROWS;
 use std::arch::aarch64::*;
 
 /// Products of bytes in 16 bits.
-struct Widening;
+pub(super) struct Widening;
 
 /// Four activations, four times.
 ///
@@ -21,6 +27,7 @@ unsafe fn four(x: *const i8) -> int8x16_t {
 impl Dots for Widening {
     // Two registers of sums per row and quad of outputs.
     const TALL: usize = 2;
+    const PAIRED: bool = false;
 
     #[inline(always)]
     unsafe fn group<const F: u8, const M: usize, const H: usize>(
@@ -32,7 +39,7 @@ impl Dots for Widening {
         unsafe {
             // Rows 0 and 1 of a quad, rows 2 and 3; per row two sums, of even and odd pairs of inputs.
             let mut pairs = [[[vdupq_n_s32(0); 2]; H]; M];
-            if F == Q8 {
+            if !is_nibbles(F) {
                 for j in 0..4 {
                     let x: [[int8x16_t; 2]; M] =
                         std::array::from_fn(|m| [four(x[m].add(8 * j)), four(x[m].add(8 * j + 4))]);
@@ -81,11 +88,19 @@ impl Dots for Widening {
             dots
         }
     }
+
+    #[inline(always)]
+    fn unpack(first: int8x16_t, second: int8x16_t) -> [int8x16_t; 2] {
+        [first, second]
+    }
 }
 
 /// See [`IntLinearArgs`].
 #[target_feature(enable = "neon")]
 pub(in crate::kernels) fn int_linear(args: &IntLinearArgs<'_>, block: &mut Block<'_, f32>) {
+    if block.rows() > FEW_ROWS {
+        return int_gemm(args, block);
+    }
     // SAFETY: NEON is enabled; lengths were checked by `Kernels::int_linear`.
     unsafe { int_tile::int_linear::<Widening>(args, block) }
 }

@@ -7,6 +7,7 @@
 mod attention;
 mod float_linear;
 mod gemm_u8s8;
+mod int_gemm;
 mod int_linear;
 mod quantize;
 
