@@ -25,8 +25,10 @@ pub mod attention;
 pub mod embed;
 pub mod error;
 pub mod i8gemm;
+pub mod input;
 pub mod kernels;
 pub mod kv;
+pub mod limits;
 pub mod linear;
 pub mod norm;
 pub mod pool;
@@ -35,21 +37,25 @@ pub mod rope;
 pub mod sample;
 pub mod shadow;
 pub mod source;
+pub mod swiglu;
 
-pub use activation::{add_assign, add_bias, silu_mul, split_rows};
+pub use activation::{add_assign, add_bias, add_rows, silu_mul, silu_mul_rows, split_rows};
 pub use attention::{AttnShape, SEGMENT_PAGES, attend};
 pub use embed::embed_rows;
 pub use error::{CpuError, KernelError, TileError};
 pub use i8gemm::{I8Panels, gemm_u8s8};
+pub use input::LinearInput;
 pub use kernels::Kernels;
 pub use kv::{KvPage, KvPageMut, KvPages, KvPagesMut, KvShape, KvSlice, KvSliceMut, PAGE_TOKENS, store_kv};
-pub use linear::{LinearScratch, linear, linear_rows};
+pub use limits::{Limits, Rate};
+pub use linear::{LinearScratch, linear, linear_input, linear_rows};
 pub use norm::{rms_norm, rms_norm_heads};
 pub use pool::Pool;
 pub use rope::RopeTable;
 pub use sample::{argmax, top_k};
 pub use shadow::{Residuals, quantize_u8, shadow};
 pub use source::{ChannelRows, PanelTensor, SliceTiles, TileSource};
+pub use swiglu::linear_swiglu;
 
 /// What a computation runs with: which kernels, on which threads, on how many of them.
 #[derive(Clone, Copy, Debug)]

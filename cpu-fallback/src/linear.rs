@@ -1,14 +1,14 @@
 //! Linear layers `y[m, n] = x[m, k] · Wᵀ` over packed panels of any format.
 
 use crate::{
-    CpuError, Ctx, PanelTensor,
+    CpuError, Ctx, LinearInput, PanelTensor,
     error::check_len,
-    kernels::{Block, FloatLinearArgs, Grid, IntLinearArgs, for_each_block},
+    kernels::{Block, FloatLinearArgs, Grid, IntLinearArgs, QuantView, for_each_block},
     quant::QuantRows,
 };
 use coexec_model::{
     align::AlignedBytes,
-    layout::{PANEL_ROWS, panel_layout, panels},
+    layout::{PANEL_ROWS, padded_k, panel_layout, panels},
 };
 use parking_lot::Mutex;
 use std::ops::Range;
@@ -17,12 +17,21 @@ use std::ops::Range;
 const PARTS_PER_LANE: usize = 4;
 /// Bytes of weights that a part should have at least when few rows are multiplied.
 const PART_MIN_BYTES: usize = 32 * 1024;
+/// Most rows that count as few: weights are streamed past them. More rows reuse the weights from caches.
+pub(crate) const FEW_ROWS: usize = 8;
+/// Multiply-adds of a part of many rows: some tens of microseconds, so that the last parts end nearly together.
+const PART_MACS: usize = 8 << 20;
+/// Panels that kernels take together.
+const PANELS_TOGETHER: usize = 2;
+/// Fewest rows that many rows are split into: unpacking a part's weights shall not count.
+const PART_MIN_ROWS: usize = 96;
 
-/// Memory that linears reuse: quantised activations and one tile per thread.
+/// Memory that linears reuse: quantised activations, one tile per thread, rows between two linears.
 #[derive(Debug, Default)]
 pub struct LinearScratch {
     quant: QuantRows,
     tiles: Vec<Mutex<AlignedBytes>>,
+    pub(crate) gate_up: Vec<f32>,
 }
 
 impl LinearScratch {
@@ -73,6 +82,57 @@ pub fn linear_rows(
     }
     check_len("linear: x [m, k]", m.checked_mul(w.k), x.len())?;
     check_len("linear: y [m, rows]", m.checked_mul(rows.len()), y.len())?;
+    let LinearScratch { quant, tiles, .. } = scratch;
+    let x = if w.format.is_integer() && m > 0 && w.k > 0 && !rows.is_empty() {
+        quant.quantize(ctx, x, m, w.k);
+        Rows::Quant(quant.view())
+    } else {
+        Rows::Floats(x)
+    };
+    multiply(ctx, w, rows, x, m, y, tiles)
+}
+
+/// As [`linear`], for rows that were made ready: `y [x.rows(), n]`.
+///
+/// # Errors
+/// When the input was made for another width or kind of weights, `y` does not fit, or a tile cannot be read.
+pub fn linear_input(
+    ctx: &Ctx<'_>,
+    w: &PanelTensor<'_>,
+    x: &LinearInput,
+    y: &mut [f32],
+    scratch: &mut LinearScratch,
+) -> Result<(), CpuError> {
+    check_len("linear: y [m, n]", x.rows().checked_mul(w.n), y.len())?;
+    multiply(ctx, w, 0..w.n, rows_of(w, x)?, x.rows(), y, &mut scratch.tiles)
+}
+
+/// The rows of an input, if they were made for weights such as these.
+pub(crate) fn rows_of<'a>(w: &PanelTensor<'_>, x: &'a LinearInput) -> Result<Rows<'a>, CpuError> {
+    if x.k() != w.k || !x.fits(w.format) {
+        let value = format!("rows of {} for {w:?}", x.k());
+        return Err(CpuError::Argument { what: "linear: input", value, why: "rows made for weights of this kind" });
+    }
+    Ok(if w.format.is_integer() { Rows::Quant(x.quant().view()) } else { Rows::Floats(x.floats()) })
+}
+
+/// Rows as kernels take them.
+#[derive(Clone, Copy)]
+pub(crate) enum Rows<'a> {
+    Quant(QuantView<'a>),
+    Floats(&'a [f32]),
+}
+
+/// The output rows `rows` of `w`, all lengths checked.
+fn multiply(
+    ctx: &Ctx<'_>,
+    w: &PanelTensor<'_>,
+    rows: Range<usize>,
+    x: Rows<'_>,
+    m: usize,
+    y: &mut [f32],
+    tiles: &mut Vec<Mutex<AlignedBytes>>,
+) -> Result<(), CpuError> {
     if rows.is_empty() || m == 0 {
         return Ok(());
     }
@@ -81,35 +141,18 @@ pub fn linear_rows(
         return Ok(());
     }
     let lanes = ctx.lanes.max(1);
-    scratch.tiles.resize_with(scratch.tiles.len().max(lanes), Mutex::default);
-    let LinearScratch { quant, tiles } = scratch;
-    if w.format.is_integer() {
-        quant.quantize(ctx, x, m, w.k);
-    }
+    tiles.resize_with(tiles.len().max(lanes), Mutex::default);
+    let tiles = &*tiles;
     let panel_bytes = panel_layout(w.format, w.k).bytes;
-    let per_tile = w.panels_per_tile();
     let first_panel = rows.start / PANEL_ROWS;
-    let part_panels = if w.tiles.in_place() {
-        let fair = panels(rows.len()).div_ceil(lanes * PARTS_PER_LANE);
-        fair.clamp((PART_MIN_BYTES / m / panel_bytes).max(1), per_tile.max(fair))
-    } else {
-        per_tile
-    };
-    let lead = if w.tiles.in_place() { 0 } else { first_panel % per_tile };
-    let grid = Grid {
-        rows: m,
-        cols: rows.len(),
-        row_step: m,
-        col_step: part_panels * PANEL_ROWS,
-        col_lead: lead * PANEL_ROWS,
-    };
+    let grid = grid(w, &rows, m, lanes, panel_bytes);
     let failure = Mutex::new(None);
     for_each_block(ctx.pool, lanes, y, grid, &|worker, mut block| {
         if failure.lock().is_some() {
             return;
         }
         let mut scratch = tiles[worker].lock();
-        let part = Part { ctx, w, x, quant, first_panel, panel_bytes };
+        let part = Part::new(ctx, w, x, first_panel);
         if let Err(error) = part.run(&mut block, &mut scratch) {
             failure.lock().get_or_insert(error);
         }
@@ -117,19 +160,47 @@ pub fn linear_rows(
     failure.into_inner().map_or(Ok(()), Err)
 }
 
+/// How the output `[m, rows]` is cut into parts.
+fn grid(w: &PanelTensor<'_>, rows: &Range<usize>, m: usize, lanes: usize, panel_bytes: usize) -> Grid {
+    let (cols, per_tile) = (rows.len(), w.panels_per_tile());
+    if !w.tiles.in_place() {
+        // Every tile is decompressed once.
+        let lead = rows.start / PANEL_ROWS % per_tile;
+        return Grid { rows: m, cols, row_step: m, col_step: per_tile * PANEL_ROWS, col_lead: lead * PANEL_ROWS };
+    }
+    let (row_step, part_panels) = if m <= FEW_ROWS {
+        let fair = panels(cols).div_ceil(lanes * PARTS_PER_LANE);
+        (m, fair.clamp((PART_MIN_BYTES / m / panel_bytes).max(1), per_tile.max(fair)))
+    } else if lanes == 1 {
+        (m, panels(cols))
+    } else {
+        let macs = PANELS_TOGETHER * PANEL_ROWS * w.k;
+        let row_blocks = (m * macs / PART_MACS).clamp(1, (m / PART_MIN_ROWS).max(1));
+        // Whole tiles of 12 and 6 rows but for the last block.
+        let row_step = m.div_ceil(row_blocks).next_multiple_of(12);
+        (row_step, (PART_MACS / (row_step.min(m) * macs)).max(1) * PANELS_TOGETHER)
+    };
+    Grid { rows: m, cols, row_step, col_step: part_panels * PANEL_ROWS, col_lead: 0 }
+}
+
 /// What every part of a linear knows.
-struct Part<'a> {
+pub(crate) struct Part<'a> {
     ctx: &'a Ctx<'a>,
     w: &'a PanelTensor<'a>,
-    x: &'a [f32],
-    quant: &'a QuantRows,
+    x: Rows<'a>,
     /// Panel of the output's first column.
     first_panel: usize,
     panel_bytes: usize,
 }
 
-impl Part<'_> {
-    fn run(&self, block: &mut Block<'_, f32>, scratch: &mut AlignedBytes) -> Result<(), CpuError> {
+impl<'a> Part<'a> {
+    /// A linear whose output's first column is panel `first_panel`.
+    pub(crate) fn new(ctx: &'a Ctx<'a>, w: &'a PanelTensor<'a>, x: Rows<'a>, first_panel: usize) -> Self {
+        Self { ctx, w, x, first_panel, panel_bytes: panel_layout(w.format, w.k).bytes }
+    }
+
+    /// Computes the block's rows and columns.
+    pub(crate) fn run(&self, block: &mut Block<'_, f32>, scratch: &mut AlignedBytes) -> Result<(), CpuError> {
         let columns = block.col_range();
         let mine = self.first_panel + columns.start / PANEL_ROWS..self.first_panel + panels(columns.end);
         let mut at = mine.start;
@@ -148,11 +219,16 @@ impl Part<'_> {
     }
 
     fn multiply(&self, panels: &[u8], block: &mut Block<'_, f32>) {
-        let (format, k) = (self.w.format, self.w.k);
-        if format.is_integer() {
-            self.ctx.kernels.int_linear(&IntLinearArgs { format, k, panels, x: self.quant.view() }, block);
-        } else {
-            self.ctx.kernels.float_linear(&FloatLinearArgs { format, k, panels, x: self.x }, block);
+        let (format, k, rows) = (self.w.format, self.w.k, block.row_range());
+        match self.x {
+            Rows::Quant(x) => {
+                let x = x.rows(rows, padded_k(k));
+                self.ctx.kernels.int_linear(&IntLinearArgs { format, k, panels, x }, block);
+            }
+            Rows::Floats(x) => {
+                let x = &x[rows.start * k..rows.end * k];
+                self.ctx.kernels.float_linear(&FloatLinearArgs { format, k, panels, x }, block);
+            }
         }
     }
 }

@@ -4,7 +4,7 @@
 //! zero. A group with a NaN or an infinity gets scale NaN and codes 0: it makes the outputs NaN instead of plausible.
 
 use crate::{
-    Ctx,
+    Ctx, Kernels,
     kernels::{QuantView, for_each_item},
 };
 use coexec_model::layout::{GROUP, padded_k};
@@ -18,51 +18,80 @@ pub(crate) struct QuantRows {
     codes: Vec<i8>,
     scales: Vec<f32>,
     sums: Vec<i32>,
+    k_pad: usize,
+}
+
+/// Some of the rows, writable.
+#[derive(Debug)]
+pub(crate) struct QuantPart<'a> {
+    codes: &'a mut [i8],
+    scales: &'a mut [f32],
+    sums: &'a mut [i32],
+    k_pad: usize,
+}
+
+impl QuantPart<'_> {
+    /// Number of rows.
+    pub(crate) fn rows(&self) -> usize {
+        self.codes.len() / self.k_pad
+    }
+
+    /// Quantises `x [k]` into row `r`.
+    pub(crate) fn set(&mut self, kernels: &Kernels, r: usize, x: &[f32]) {
+        let (k_pad, groups) = (self.k_pad, self.k_pad / GROUP);
+        kernels.quantize_groups(
+            x,
+            &mut self.codes[r * k_pad..(r + 1) * k_pad],
+            &mut self.scales[r * groups..(r + 1) * groups],
+            &mut self.sums[r * groups..(r + 1) * groups],
+        );
+    }
 }
 
 impl QuantRows {
-    /// Quantises `x [m, k]`.
-    pub(crate) fn quantize(&mut self, ctx: &Ctx<'_>, x: &[f32], m: usize, k: usize) {
+    /// Makes room for `m` rows of `k`, whose contents are then anything.
+    pub(crate) fn resize(&mut self, m: usize, k: usize) {
         let (k_pad, groups) = (padded_k(k), padded_k(k) / GROUP);
+        self.k_pad = k_pad;
         self.codes.resize(m * k_pad, 0);
         self.scales.resize(m * groups, 0.0);
         self.sums.resize(m * groups, 0);
-        if groups == 0 {
-            return;
-        }
-        if m == 1 || ctx.lanes <= 1 {
-            for r in 0..m {
-                ctx.kernels.quantize_groups(
-                    &x[r * k..(r + 1) * k],
-                    &mut self.codes[r * k_pad..(r + 1) * k_pad],
-                    &mut self.scales[r * groups..(r + 1) * groups],
-                    &mut self.sums[r * groups..(r + 1) * groups],
-                );
-            }
-            return;
-        }
-        // Rows go to threads in slices of all three buffers.
-        const STEP: usize = 8;
-        let mut slices: Vec<_> = self
-            .codes
-            .chunks_mut(STEP * k_pad)
-            .zip(self.scales.chunks_mut(STEP * groups))
-            .zip(self.sums.chunks_mut(STEP * groups))
-            .collect();
-        for_each_item(ctx.pool, ctx.lanes, &mut slices, &|index, _, ((codes, scales), sums)| {
-            for (i, codes) in codes.chunks_mut(k_pad).enumerate() {
-                let r = index * STEP + i;
-                ctx.kernels.quantize_groups(
-                    &x[r * k..(r + 1) * k],
-                    codes,
-                    &mut scales[i * groups..(i + 1) * groups],
-                    &mut sums[i * groups..(i + 1) * groups],
-                );
-            }
-        });
     }
 
-    /// The rows of the last [`Self::quantize`].
+    /// Codes, scales and sums of all rows.
+    pub(crate) fn all_mut(&mut self) -> (&mut [i8], &mut [f32], &mut [i32]) {
+        (&mut self.codes, &mut self.scales, &mut self.sums)
+    }
+
+    /// All rows in parts of `step` rows; none for rows of no elements.
+    pub(crate) fn parts(&mut self, step: usize) -> impl Iterator<Item = QuantPart<'_>> {
+        let (k_pad, groups) = (self.k_pad, self.k_pad / GROUP);
+        let codes = self.codes.chunks_mut((step * k_pad).max(1));
+        let scales = self.scales.chunks_mut((step * groups).max(1));
+        let sums = self.sums.chunks_mut((step * groups).max(1));
+        codes.zip(scales).zip(sums).map(move |((codes, scales), sums)| QuantPart { codes, scales, sums, k_pad })
+    }
+
+    /// Quantises `x [m, k]`.
+    pub(crate) fn quantize(&mut self, ctx: &Ctx<'_>, x: &[f32], m: usize, k: usize) {
+        /// Rows that a thread takes at once.
+        const STEP: usize = 8;
+        self.resize(m, k);
+        let set = |first: usize, part: &mut QuantPart<'_>| {
+            for i in 0..part.rows() {
+                let r = first + i;
+                part.set(ctx.kernels, i, &x[r * k..(r + 1) * k]);
+            }
+        };
+        if m == 1 || ctx.lanes <= 1 {
+            self.parts(m.max(1)).for_each(|mut part| set(0, &mut part));
+            return;
+        }
+        let mut parts: Vec<_> = self.parts(STEP).collect();
+        for_each_item(ctx.pool, ctx.lanes, &mut parts, &|index, _, part| set(index * STEP, part));
+    }
+
+    /// The rows, `[m]`.
     pub(crate) fn view(&self) -> QuantView<'_> {
         QuantView { codes: &self.codes, scales: &self.scales, sums: &self.sums }
     }

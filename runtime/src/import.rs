@@ -6,7 +6,7 @@
 use crate::{
     RuntimeError, calibrate,
     kv::{KvCache, KvDtype},
-    layer::{ActBuffers, LayerView, QkvBuffers},
+    layer::{LayerView, QkvBuffers},
     text::{Special, Tokenizer},
 };
 use coexec_cpu::{Ctx, Kernels, LinearScratch, PanelTensor, Pool, RopeTable, SliceTiles};
@@ -307,7 +307,7 @@ impl<'a> Calibrator<'a> {
         coexec_cpu::add_assign(&mut self.x, &output)?;
         view.ffn_in(&self.ctx(), &self.x, &mut input)?;
         let gate_up = self.linear(layer, LinearKind::GateUp, &mut input, &mut output, writer)?;
-        view.act(&self.ctx(), &output, &mut ActBuffers::default(), &mut input)?;
+        view.act(&self.ctx(), &output, &mut input)?;
         let down = self.linear(layer, LinearKind::Down, &mut input, &mut output, writer)?;
         coexec_cpu::add_assign(&mut self.x, &output)?;
         calibrate::check_finite(&self.x, layer, "the output on the calibration text")?;

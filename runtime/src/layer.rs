@@ -2,8 +2,8 @@
 //! calibration watches. Every output row depends only on its own input row, its position and the K/V before it.
 
 use crate::{RuntimeError, kv::KvCache, model::Model};
-use coexec_cpu::{AttnShape, Ctx, LinearScratch, RopeTable};
-use coexec_model::{DecoderConfig, LinearKind};
+use coexec_cpu::{AttnShape, Ctx, LinearInput, LinearScratch, RopeTable};
+use coexec_model::{DecoderConfig, LinearKind, WeightFormat};
 use std::sync::Arc;
 
 /// Everything of a layer but its four linears.
@@ -44,6 +44,28 @@ impl LayerView<'_> {
         Ok(coexec_cpu::rms_norm(ctx, x, self.ffn_norm, self.config.rms_norm_eps, out)?)
     }
 
+    /// Makes `input` ready for a linear on the CPU that begins a half of the layer (QKV or gate and up): residual addition
+    /// `x += add` where there is one, RMSNorm, quantisation, in one pass over `x` `[m, hidden_size]`.
+    ///
+    /// # Errors
+    /// When `x` is not whole rows or `add` is not like `x`.
+    pub fn input(
+        &self,
+        ctx: &Ctx<'_>,
+        (kind, format): (LinearKind, WeightFormat),
+        x: &mut [f32],
+        add: Option<&[f32]>,
+        input: &mut LinearInput,
+    ) -> Result<(), RuntimeError> {
+        let gain = if kind == LinearKind::Qkv { self.attn_norm } else { self.ffn_norm };
+        let eps = self.config.rms_norm_eps;
+        match add {
+            Some(add) => input.add_norm(ctx, format, x, add, gain, eps)?,
+            None => input.norm(ctx, format, x, gain, eps)?,
+        }
+        Ok(())
+    }
+
     /// From the joined projection `qkv` `[m, qkv_size]` at positions `start_pos ..`: adds the bias, normalises heads,
     /// rotates; `q` `[m, q_size]` is left in `q`, K and V go into the cache.
     ///
@@ -65,12 +87,7 @@ impl LayerView<'_> {
         q.resize(m * qs, 0.0);
         k.resize(m * ks, 0.0);
         v.resize(m * ks, 0.0);
-        coexec_cpu::split_rows(qkv, m, &[qs, ks, ks], &mut [q, k, v])?;
-        if let Some(bias) = self.qkv_bias {
-            for (part, bias) in [(&mut *q, &bias[..qs]), (&mut *k, &bias[qs..qs + ks]), (&mut *v, &bias[qs + ks..])] {
-                coexec_cpu::add_bias(part, bias)?;
-            }
-        }
+        coexec_cpu::split_rows(ctx, qkv, self.qkv_bias, [qs, ks, ks], [&mut *q, &mut *k, &mut *v])?;
         if let (Some(q_norm), Some(k_norm)) = (self.q_norm, self.k_norm) {
             coexec_cpu::rms_norm_heads(ctx, q, q_norm, c.rms_norm_eps)?;
             coexec_cpu::rms_norm_heads(ctx, k, k_norm, c.rms_norm_eps)?;
@@ -109,28 +126,10 @@ impl LayerView<'_> {
     ///
     /// # Errors
     /// When `gate_up` is not whole rows.
-    pub fn act(
-        &self,
-        ctx: &Ctx<'_>,
-        gate_up: &[f32],
-        parts: &mut ActBuffers,
-        out: &mut Vec<f32>,
-    ) -> Result<(), RuntimeError> {
-        let ffn = self.config.intermediate_size as usize;
-        let ActBuffers { gate, up } = parts;
-        for part in [&mut *gate, &mut *up, &mut *out] {
-            part.resize(gate_up.len() / 2, 0.0);
-        }
-        coexec_cpu::split_rows(gate_up, gate_up.len() / (2 * ffn), &[ffn, ffn], &mut [gate, up])?;
-        Ok(coexec_cpu::silu_mul(ctx, gate, up, out)?)
+    pub fn act(&self, ctx: &Ctx<'_>, gate_up: &[f32], out: &mut Vec<f32>) -> Result<(), RuntimeError> {
+        out.resize(gate_up.len() / 2, 0.0);
+        Ok(coexec_cpu::silu_mul_rows(ctx, gate_up, self.config.intermediate_size as usize, out)?)
     }
-}
-
-/// Gate and up rows of one stage, reused between calls.
-#[derive(Debug, Default)]
-pub struct ActBuffers {
-    gate: Vec<f32>,
-    up: Vec<f32>,
 }
 
 /// Query, key and value rows of one stage, reused between calls.
@@ -150,7 +149,6 @@ pub struct ForwardScratch {
     input: Vec<f32>,
     output: Vec<f32>,
     qkv: QkvBuffers,
-    act: ActBuffers,
     linear: LinearScratch,
 }
 
@@ -195,7 +193,7 @@ pub fn forward(
         coexec_cpu::add_assign(x, &s.output)?;
         layer.ffn_in(ctx, x, &mut s.input)?;
         cpu_linear(ctx, model, l, LinearKind::GateUp, &s.input, &mut s.output, &mut s.linear)?;
-        layer.act(ctx, &s.output, &mut s.act, &mut s.input)?;
+        layer.act(ctx, &s.output, &mut s.input)?;
         cpu_linear(ctx, model, l, LinearKind::Down, &s.input, &mut s.output, &mut s.linear)?;
         coexec_cpu::add_assign(x, &s.output)?;
     }

@@ -1,6 +1,9 @@
 //! `coexec bench`: speed of prefill and decode, with llama-bench's tests, columns and names.
 
-use super::shared::{EngineArgs, parameters};
+use super::{
+    limits::LimitsReport,
+    shared::{EngineArgs, parameters},
+};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use coexec::{CancelToken, Engine, RuntimeError, model::TokenId, runtime::prefill::PrefillOptions};
@@ -32,6 +35,9 @@ pub(crate) struct BenchArgs {
     /// What to print
     #[arg(short = 'o', long, value_enum, default_value = "md")]
     output: Output,
+    /// Measure what this machine can do at most (memory reads, int8 and f32 multiply-adds) instead of a model
+    #[arg(long)]
+    limits: bool,
     #[command(flatten)]
     engine: EngineArgs,
 }
@@ -73,6 +79,16 @@ struct Row {
 pub(crate) fn bench(args: &BenchArgs, cancel: &CancelToken) -> anyhow::Result<()> {
     if args.repetitions == 0 {
         anyhow::bail!("option -r = 0: repeat each test at least once");
+    }
+    if args.limits {
+        let report = LimitsReport::measure(&args.engine.options()?)?;
+        match args.output {
+            Output::Md => print!("{}", report.markdown()),
+            Output::Csv => anyhow::bail!("option --limits: use -o md, json or jsonl"),
+            Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+            Output::Jsonl => println!("{}", serde_json::to_string(&report)?),
+        }
+        return Ok(());
     }
     let engine = args.engine.engine()?;
     let mut rows = Vec::new();
@@ -186,7 +202,7 @@ fn deviation(v: &[f64]) -> f64 {
     (v.iter().map(|x| (x - m).powi(2)).sum::<f64>() / (v.len().max(2) - 1) as f64).sqrt()
 }
 
-fn cpu_info() -> String {
+pub(super) fn cpu_info() -> String {
     std::fs::read_to_string("/proc/cpuinfo")
         .ok()
         .and_then(|s| {

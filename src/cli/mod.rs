@@ -8,6 +8,7 @@ mod doctor;
 mod eval;
 mod import;
 mod inspect;
+mod limits;
 mod plan;
 mod run;
 mod selftest;

@@ -1,7 +1,8 @@
 //! Arguments of kernels that take more than a few slices.
 
 use crate::{PAGE_TOKENS, kv::KvSlice};
-use coexec_model::WeightFormat;
+use coexec_model::{WeightFormat, layout::GROUP};
+use std::ops::Range;
 
 /// Rows quantised in groups of 32: `k_pad` codes, then one scale and one sum of codes per group.
 #[derive(Clone, Copy, Debug)]
@@ -12,6 +13,19 @@ pub(crate) struct QuantView<'a> {
     pub(crate) scales: &'a [f32],
     /// `[rows, k_pad / 32]`.
     pub(crate) sums: &'a [i32],
+}
+
+impl<'a> QuantView<'a> {
+    /// Some of the rows.
+    pub(crate) fn rows(&self, rows: Range<usize>, k_pad: usize) -> QuantView<'a> {
+        let groups = k_pad / GROUP;
+        let at = rows.start * groups..rows.end * groups;
+        QuantView {
+            codes: &self.codes[rows.start * k_pad..rows.end * k_pad],
+            scales: &self.scales[at.clone()],
+            sums: &self.sums[at],
+        }
+    }
 }
 
 /// A linear of an integer format over whole panels.

@@ -30,6 +30,11 @@ impl Grid {
         self.row_blocks() * self.col_blocks()
     }
 
+    /// Panics unless a buffer of `len` elements is cut like this.
+    fn check(&self, len: usize) {
+        assert!(self.rows.checked_mul(self.cols) == Some(len) && self.row_step > 0 && self.col_step > self.col_lead);
+    }
+
     /// Rows and columns of block `part`; blocks of the same columns follow each other.
     fn block(&self, part: usize) -> (Range<usize>, Range<usize>) {
         let (r, c) = (part % self.row_blocks(), part / self.row_blocks());
@@ -46,6 +51,14 @@ pub(crate) struct Block<'a, T> {
     rows: Range<usize>,
     cols: Range<usize>,
     _exclusive: PhantomData<&'a mut T>,
+}
+
+impl<'a, T> Block<'a, T> {
+    /// A whole buffer `[rows, cols]`, which stands for these rows and columns of something larger.
+    pub(crate) fn over(data: &'a mut [T], rows: Range<usize>, cols: Range<usize>) -> Self {
+        assert!(rows.len().checked_mul(cols.len()) == Some(data.len()));
+        Self { first: data.as_mut_ptr(), stride: cols.len(), rows, cols, _exclusive: PhantomData }
+    }
 }
 
 impl<T> Block<'_, T> {
@@ -99,8 +112,18 @@ struct Start<T>(*mut T);
 unsafe impl<T: Send> Sync for Start<T> {}
 
 impl<T> Start<T> {
-    fn get(&self) -> *mut T {
-        self.0
+    /// Block `part`; none when it is empty.
+    ///
+    /// # Safety
+    /// The buffer is cut by `grid`, and nobody else has this part.
+    unsafe fn block<'a>(&self, grid: Grid, part: usize) -> Option<Block<'a, T>> {
+        let (rows, cols) = grid.block(part);
+        if rows.is_empty() || cols.is_empty() {
+            return None;
+        }
+        // SAFETY: row and column lie inside the buffer; blocks of different parts share no element.
+        let first = unsafe { self.0.add(rows.start * grid.cols + cols.start) };
+        Some(Block { first, stride: grid.cols, rows, cols, _exclusive: PhantomData })
     }
 }
 
@@ -112,17 +135,38 @@ pub(crate) fn for_each_block<T: Send>(
     grid: Grid,
     f: &(dyn Fn(usize, Block<'_, T>) + Sync),
 ) {
-    assert!(grid.rows.checked_mul(grid.cols) == Some(data.len()) && grid.row_step > 0 && grid.col_step > grid.col_lead);
+    grid.check(data.len());
     let start = Start(data.as_mut_ptr());
     pool.run(lanes, grid.parts(), &|part, worker| {
-        let (rows, cols) = grid.block(part);
-        if rows.is_empty() || cols.is_empty() {
-            return;
+        // SAFETY: the buffer was checked against the grid, and the pool runs each part once.
+        if let Some(block) = unsafe { start.block(grid, part) } {
+            f(worker, block);
         }
-        // SAFETY: row and column lie inside the buffer, whose size was checked.
-        let first = unsafe { start.get().add(rows.start * grid.cols + cols.start) };
-        // The pool runs each part once, and blocks of different parts share no element.
-        f(worker, Block { first, stride: grid.cols, rows, cols, _exclusive: PhantomData });
+    });
+}
+
+/// A buffer and how it is cut.
+pub(crate) type Cut<'a, T> = (&'a mut [T], Grid);
+
+/// As [`for_each_block`], for three buffers that are cut into the same number of blocks: `f` gets a block of each.
+pub(crate) fn for_each_block3<A: Send, B: Send, C: Send>(
+    pool: &Pool,
+    lanes: usize,
+    ((a, grid_a), (b, grid_b), (c, grid_c)): (Cut<'_, A>, Cut<'_, B>, Cut<'_, C>),
+    f: &(dyn Fn(usize, Block<'_, A>, Block<'_, B>, Block<'_, C>) + Sync),
+) {
+    grid_a.check(a.len());
+    grid_b.check(b.len());
+    grid_c.check(c.len());
+    assert!(grid_a.parts() == grid_b.parts() && grid_a.parts() == grid_c.parts());
+    let (a, b, c) = (Start(a.as_mut_ptr()), Start(b.as_mut_ptr()), Start(c.as_mut_ptr()));
+    pool.run(lanes, grid_a.parts(), &|part, worker| {
+        // SAFETY: each buffer was checked against its grid, and the pool runs each part once.
+        if let (Some(a), Some(b), Some(c)) =
+            unsafe { (a.block(grid_a, part), b.block(grid_b, part), c.block(grid_c, part)) }
+        {
+            f(worker, a, b, c);
+        }
     });
 }
 

@@ -28,11 +28,14 @@ mod x86_64;
 mod tests;
 
 pub(crate) use args::{AttnPageArgs, FloatLinearArgs, GemmU8S8Args, IntLinearArgs, PageScratch, QuantView};
-pub(crate) use disjoint::{Block, Grid, for_each_block, for_each_item};
+pub(crate) use disjoint::{Block, Grid, for_each_block, for_each_block3, for_each_item};
 pub(crate) use generic::exp;
 
 use crate::{KernelError, kv::KvSlice};
-use coexec_model::layout::{PANEL_ROWS, padded_k, panel_layout, panels};
+use coexec_model::{
+    WeightFormat,
+    layout::{PANEL_ROWS, padded_k, panel_layout, panels},
+};
 use std::sync::OnceLock;
 
 /// The functions of a set. All are unsafe for one reason only: the CPU must have the set's instructions.
@@ -49,6 +52,9 @@ struct Table {
     rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
     rope: unsafe fn(&mut [f32], &[f32], &[f32]),
+    peak_int8: unsafe fn(u64) -> u64,
+    peak_f32: unsafe fn(u64) -> u64,
+    read_sum: unsafe fn(&[u64]) -> u64,
 }
 
 /// Quantises a row: activations, then codes, scales and sums of codes of its groups.
@@ -81,6 +87,9 @@ macro_rules! table {
             rms_norm: $($module)::+::rms_norm,
             silu_mul: $($module)::+::silu_mul,
             rope: $($module)::+::rope,
+            peak_int8: $($module)::+::peak_int8,
+            peak_f32: $($module)::+::peak_f32,
+            read_sum: $($module)::+::read_sum,
         }
     };
 }
@@ -109,6 +118,7 @@ impl Kernels {
         BEST.get_or_init(|| {
             let best = Self::available()[0];
             tracing::info!(kernels = best.name, "chose CPU kernels");
+            tracing::debug!(products = ?best.products(), "names of the products");
             best
         })
     }
@@ -134,6 +144,7 @@ impl Kernels {
             return Err(KernelError::Unsupported { name: set.name, available });
         }
         tracing::info!(kernels = set.name, "CPU kernels set by name");
+        tracing::debug!(products = ?set.products(), "names of the products");
         Ok(set)
     }
 
@@ -141,6 +152,36 @@ impl Kernels {
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// Names of the set's matrix products, `{arch}-{lhs}{rhs}{out}-{variant}`: one per weight format, and the exact one that
+    /// stands for the NPU's. E.g. `x86_64-i8q4f32-avx512vnni`: INT8 activations, `q4` weights, f32 out.
+    #[must_use]
+    pub fn products(&self) -> Vec<String> {
+        let linear = |format: WeightFormat| {
+            let lhs = if format.is_integer() { "i8" } else { "f32" };
+            format!("{lhs}{format}f32")
+        };
+        let kinds = WeightFormat::ALL.into_iter().map(linear).chain(["u8s8i32".to_owned()]);
+        kinds.map(|kind| format!("{}-{kind}-{}", std::env::consts::ARCH, self.name)).collect()
+    }
+
+    /// Multiplies and adds bytes in registers, `turns` rounds; returns the operations (a multiply-add is two).
+    pub(crate) fn peak_int8(&self, turns: u64) -> u64 {
+        // SAFETY: `self` was handed out after `supported()`.
+        unsafe { (self.table.peak_int8)(turns) }
+    }
+
+    /// As [`Self::peak_int8`], for floats.
+    pub(crate) fn peak_f32(&self, turns: u64) -> u64 {
+        // SAFETY: `self` was handed out after `supported()`.
+        unsafe { (self.table.peak_f32)(turns) }
+    }
+
+    /// Reads all of `data`.
+    pub(crate) fn read_sum(&self, data: &[u64]) -> u64 {
+        // SAFETY: `self` was handed out after `supported()`.
+        unsafe { (self.table.read_sum)(data) }
     }
 
     /// `block[r, c] = Σ_k x[r, k] · w[c, k]` for whole panels of an integer format.

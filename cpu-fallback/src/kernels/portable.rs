@@ -32,6 +32,12 @@ macro_rules! portable {
         pub(in crate::kernels) fn rope(head: &mut [f32], cos: &[f32], sin: &[f32]) {
             crate::kernels::generic::rope(head, cos, sin);
         }
+
+        /// See [`generic::read_sum`].
+        #[target_feature(enable = $features)]
+        pub(in crate::kernels) fn read_sum(data: &[u64]) -> u64 {
+            crate::kernels::generic::read_sum(data)
+        }
     };
 }
 

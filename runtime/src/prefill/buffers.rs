@@ -4,8 +4,8 @@
 //! (`shadow`), and nothing else (`main`). Tasks that touch several take them in the order of the fields. Dependencies keep
 //! them uncontended; the locks make that safe rather than assumed.
 
-use crate::layer::{ActBuffers, ForwardScratch, QkvBuffers};
-use coexec_cpu::{LinearScratch, Residuals};
+use crate::layer::{ForwardScratch, QkvBuffers};
+use coexec_cpu::{LinearInput, LinearScratch, Residuals};
 use coexec_model::LinearKind;
 use coexec_npu::Bindings;
 use parking_lot::Mutex;
@@ -15,14 +15,16 @@ use parking_lot::Mutex;
 pub struct MainBuffers {
     /// Residual stream, `[tokens, hidden_size]`.
     pub x: Vec<f32>,
-    /// Input of the next linear, `[tokens, K]`.
+    /// Input of the next linear, `[tokens, K]`: for the NPU, and attention's output.
     pub input: Vec<f32>,
+    /// Input of the next linear on the CPU, normed or activated and quantised.
+    pub ready: LinearInput,
+    /// What gate and up make of it: the input of down.
+    pub activated: LinearInput,
     /// Output of the last linear, `[tokens, N]`.
     pub output: Vec<f32>,
     /// Rotated queries.
     pub qkv: QkvBuffers,
-    /// Gate and up rows.
-    pub act: ActBuffers,
     /// Scratch of linears on the CPU.
     pub linear: LinearScratch,
     /// Scratch of the head.

@@ -51,7 +51,7 @@ pub enum Stage {
     Attend,
     /// Join, residual add, RMSNorm, quantise.
     FfnIn,
-    /// Join, SwiGLU, quantise.
+    /// Join, SwiGLU, quantise. With [`Placement::Cpu`] gate and up do it.
     Act,
     /// Join, last residual add, logits where they are wanted.
     Out,
@@ -339,7 +339,11 @@ pub fn plan(
             let o = b.linear(LinearKind::O, l, i, c, attend);
             let ffn_in = b.add(Stage::FfnIn, l, i, c, &o);
             let gate_up = b.linear(LinearKind::GateUp, l, i, c, ffn_in);
-            let act = b.add(Stage::Act, l, i, c, &gate_up);
+            // On the CPU gate and up make SwiGLU on the way.
+            let act = match options.placement {
+                Placement::Split => b.add(Stage::Act, l, i, c, &gate_up),
+                Placement::Cpu => gate_up[0],
+            };
             before = b.linear(LinearKind::Down, l, i, c, act);
         }
         if b.whole {

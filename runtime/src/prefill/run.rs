@@ -13,7 +13,7 @@ use crate::{
     shadow::{Join, OutputPart, ShadowRows},
 };
 use coexec_cpu::{Ctx, Kernels, Pool};
-use coexec_model::{LayerIdx, LinearCalibration, LinearKind};
+use coexec_model::{LayerIdx, LinearCalibration, LinearKind, WeightFormat};
 use coexec_scheduler::{CancelToken, Driver, Executor, Policy, RunError, RunReport, TaskId};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -165,13 +165,18 @@ impl Execution<'_> {
 
     fn attn_in(&self, l: usize, chunk: usize, lanes: u16) -> Result<(), RuntimeError> {
         let mut main = self.buffers[chunk].main.lock();
+        let (ctx, layer) = (self.ctx(lanes), self.runner.model.layer(l));
+        if !self.split() {
+            let MainBuffers { x, output, ready, .. } = &mut *main;
+            return layer.input(&ctx, self.linear(LinearKind::Qkv, l), x, (l > 0).then_some(output), ready);
+        }
         if l > 0 {
             self.join(LinearKind::Down, l - 1, chunk, &mut main)?;
             let MainBuffers { x, output, .. } = &mut *main;
-            coexec_cpu::add_assign(x, output)?;
+            coexec_cpu::add_rows(&ctx, x, output)?;
         }
         let MainBuffers { x, input, .. } = &mut *main;
-        self.runner.model.layer(l).attn_in(&self.ctx(lanes), x, input)?;
+        layer.attn_in(&ctx, x, input)?;
         self.quantise(LinearKind::Qkv, l, chunk, lanes, &main)
     }
 
@@ -199,18 +204,23 @@ impl Execution<'_> {
 
     fn ffn_in(&self, l: usize, chunk: usize, lanes: u16) -> Result<(), RuntimeError> {
         let mut main = self.buffers[chunk].main.lock();
+        let (ctx, layer) = (self.ctx(lanes), self.runner.model.layer(l));
+        if !self.split() {
+            let MainBuffers { x, output, ready, .. } = &mut *main;
+            return layer.input(&ctx, self.linear(LinearKind::GateUp, l), x, Some(output), ready);
+        }
         self.join(LinearKind::O, l, chunk, &mut main)?;
         let MainBuffers { x, output, input, .. } = &mut *main;
-        coexec_cpu::add_assign(x, output)?;
-        self.runner.model.layer(l).ffn_in(&self.ctx(lanes), x, input)?;
+        coexec_cpu::add_rows(&ctx, x, output)?;
+        layer.ffn_in(&ctx, x, input)?;
         self.quantise(LinearKind::GateUp, l, chunk, lanes, &main)
     }
 
     fn act(&self, l: usize, chunk: usize, lanes: u16) -> Result<(), RuntimeError> {
         let mut main = self.buffers[chunk].main.lock();
         self.join(LinearKind::GateUp, l, chunk, &mut main)?;
-        let MainBuffers { output, input, act, .. } = &mut *main;
-        self.runner.model.layer(l).act(&self.ctx(lanes), output, act, input)?;
+        let MainBuffers { output, input, .. } = &mut *main;
+        self.runner.model.layer(l).act(&self.ctx(lanes), output, input)?;
         self.quantise(LinearKind::Down, l, chunk, lanes, &main)
     }
 
@@ -219,7 +229,7 @@ impl Execution<'_> {
         let mut main = self.buffers[chunk].main.lock();
         self.join(LinearKind::Down, l, chunk, &mut main)?;
         let MainBuffers { x, output, forward, logits, .. } = &mut *main;
-        coexec_cpu::add_assign(x, output)?;
+        coexec_cpu::add_rows(&self.ctx(lanes), x, output)?;
         let rows = if self.runner.all_logits { &x[..] } else { &x[x.len() - hidden..] };
         layer::head(&self.ctx(lanes), self.runner.model, rows, logits, forward)?;
         drop(main);
@@ -227,10 +237,31 @@ impl Execution<'_> {
         Ok(())
     }
 
+    /// A linear of a layer, and the format of its weights.
+    fn linear(&self, kind: LinearKind, l: usize) -> (LinearKind, WeightFormat) {
+        (kind, self.runner.model.linear(l, kind).format())
+    }
+
+    /// A linear on the CPU. Gate and up make the input of down at once.
     fn cpu_linear(&self, kind: LinearKind, l: usize, chunk: usize, lanes: u16) -> Result<(), RuntimeError> {
+        let (ctx, model) = (self.ctx(lanes), self.runner.model);
         let mut main = self.buffers[chunk].main.lock();
-        let MainBuffers { input, output, linear, .. } = &mut *main;
-        layer::cpu_linear(&self.ctx(lanes), self.runner.model, l, kind, input, output, linear)
+        let MainBuffers { input, output, ready, activated, linear, .. } = &mut *main;
+        let w = model.linear(l, kind);
+        let ready = match kind {
+            LinearKind::GateUp => {
+                let (_, next) = self.linear(LinearKind::Down, l);
+                return Ok(coexec_cpu::linear_swiglu(&ctx, &w.panels(), ready, next, activated, linear)?);
+            }
+            LinearKind::Down => activated,
+            LinearKind::O => {
+                ready.copy(&ctx, w.format(), input, w.k())?;
+                ready
+            }
+            LinearKind::Qkv => ready,
+        };
+        output.resize(ready.rows() * w.n(), 0.0);
+        Ok(coexec_cpu::linear_input(&ctx, &w.panels(), ready, output, linear)?)
     }
 
     /// Turns the input of a linear into codes for the NPU and residuals for the shadow.

@@ -8,12 +8,14 @@ mod attention;
 mod float_linear;
 mod gemm_u8s8;
 mod int_linear;
+mod peak;
 mod quantize;
 
 pub(in crate::kernels) use attention::{attn_page, widen};
 pub(in crate::kernels) use float_linear::float_linear;
 pub(in crate::kernels) use gemm_u8s8::gemm_u8s8;
 pub(in crate::kernels) use int_linear::int_linear;
+pub(in crate::kernels) use peak::{peak_f32, peak_int8};
 pub(in crate::kernels) use quantize::quantize_groups;
 
 use coexec_model::layout::PANEL_ROWS;

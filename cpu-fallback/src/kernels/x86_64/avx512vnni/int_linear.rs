@@ -1,6 +1,6 @@
 //! Integer linears over panels: 4-bit and 8-bit weights times activations in groups of 32.
 
-use super::store;
+use super::{int_gemm::int_gemm, store};
 use crate::kernels::{Block, IntLinearArgs};
 use coexec_model::{
     WeightFormat,
@@ -13,6 +13,9 @@ const Q8: u8 = 0;
 const Q4: u8 = 1;
 
 const Q4S: u8 = 2;
+
+/// Most rows that are streamed; more are worth unpacking weights for.
+const FEW_ROWS: usize = 8;
 
 /// How far ahead weights are prefetched for a lone row.
 const PREFETCH_BYTES: usize = 8192;
@@ -198,6 +201,9 @@ unsafe fn int_rows<const F: u8, const P: usize>(args: &IntLinearArgs<'_>, block:
 /// See [`IntLinearArgs`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 pub(in crate::kernels) fn int_linear(args: &IntLinearArgs<'_>, block: &mut Block<'_, f32>) {
+    if block.rows() > FEW_ROWS {
+        return int_gemm(args, block);
+    }
     let panels = block.cols().div_ceil(PANEL_ROWS);
     let mut p = 0;
     macro_rules! panels {

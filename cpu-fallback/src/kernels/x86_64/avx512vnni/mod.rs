@@ -8,13 +8,16 @@
 mod attention;
 mod float_linear;
 mod gemm_u8s8;
+mod int_gemm;
 mod int_linear;
+mod peak;
 mod quantize;
 
 pub(in crate::kernels) use attention::{attn_page, widen};
 pub(in crate::kernels) use float_linear::float_linear;
 pub(in crate::kernels) use gemm_u8s8::gemm_u8s8;
 pub(in crate::kernels) use int_linear::int_linear;
+pub(in crate::kernels) use peak::{peak_f32, peak_int8};
 pub(in crate::kernels) use quantize::quantize_groups;
 
 use coexec_model::layout::PANEL_ROWS;
@@ -42,6 +45,16 @@ pub(in crate::kernels) fn store(row: &mut [f32], at: usize, v: __m512) {
     let mask = if to.len() >= PANEL_ROWS { u16::MAX } else { (1u16 << to.len()) - 1 };
     // SAFETY: the mask keeps the store inside `to`.
     unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), mask, v) };
+}
+
+/// Loads 16 columns, or fewer at the block's end (the rest is 0).
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+#[inline]
+pub(in crate::kernels) fn load(row: &[f32], at: usize) -> __m512 {
+    let from = &row[at..];
+    let mask = if from.len() >= PANEL_ROWS { u16::MAX } else { (1u16 << from.len()) - 1 };
+    // SAFETY: the mask keeps the load inside `from`.
+    unsafe { _mm512_maskz_loadu_ps(mask, from.as_ptr()) }
 }
 
 /// As [`store`], for integers.
