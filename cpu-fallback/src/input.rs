@@ -140,13 +140,7 @@ impl LinearInput {
     ///
     /// # Errors
     /// When `gate_up` is not whole rows.
-    pub fn silu_mul(
-        &mut self,
-        ctx: &Ctx<'_>,
-        format: WeightFormat,
-        gate_up: &[f32],
-        k: usize,
-    ) -> Result<(), CpuError> {
+    pub fn silu_mul(&mut self, ctx: &Ctx<'_>, format: WeightFormat, gate_up: &[f32], k: usize) -> Result<(), CpuError> {
         let m = gate_up.len().checked_div(2 * k).unwrap_or(0);
         check_len("LinearInput: gate_up [m, 2 · k]", m.checked_mul(2 * k), gate_up.len())?;
         self.make(ctx, format, (m, k), None, &|r, _, out| {

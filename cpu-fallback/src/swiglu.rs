@@ -15,6 +15,10 @@ use parking_lot::Mutex;
 
 /// Columns of the result that a part makes: whole groups, and whole pairs of panels.
 const COLUMNS: usize = 64;
+/// Groups of a row of a part.
+const GROUPS: usize = COLUMNS / GROUP;
+/// Rows that are activated and quantised together.
+const TOGETHER: usize = 8;
 /// Most rows of a part: gate and up of them stay in the second cache.
 const MAX_ROWS: usize = 132;
 
@@ -54,13 +58,8 @@ pub fn linear_swiglu(
     let quant = out.quant_mut(m, k);
     let blocks = m.div_ceil(MAX_ROWS);
     let row_step = m.div_ceil(blocks).next_multiple_of(6);
-    let grid = |width: usize| Grid {
-        rows: m,
-        cols: k / GROUP * width,
-        row_step,
-        col_step: COLUMNS / GROUP * width,
-        col_lead: 0,
-    };
+    let grid =
+        |width: usize| Grid { rows: m, cols: k / GROUP * width, row_step, col_step: GROUPS * width, col_lead: 0 };
     let workers: Vec<Mutex<Worker>> = (0..ctx.lanes.max(1)).map(|_| Mutex::default()).collect();
     let failure = Mutex::new(None);
     let (codes, scales, sums) = quant;
@@ -80,10 +79,20 @@ pub fn linear_swiglu(
                 return;
             }
         }
-        let mut row = [0.0; COLUMNS];
-        for (r, (gate, up)) in gate.chunks_exact(COLUMNS).zip(up.chunks_exact(COLUMNS)).enumerate() {
-            ctx.kernels.silu_mul(gate, up, &mut row);
-            ctx.kernels.quantize_groups(&row, codes.row(r), scales.row(r), sums.row(r));
+        // Several rows at once: their groups lie one after another.
+        let mut act = [0.0; TOGETHER * COLUMNS];
+        let mut quant = ([0; TOGETHER * COLUMNS], [0.0; TOGETHER * GROUPS], [0; TOGETHER * GROUPS]);
+        let chunks = gate.chunks(TOGETHER * COLUMNS).zip(up.chunks(TOGETHER * COLUMNS));
+        for (i, (gate, up)) in chunks.enumerate() {
+            let (act, rows) = (&mut act[..gate.len()], gate.len() / COLUMNS);
+            ctx.kernels.silu_mul(gate, up, act);
+            let made = (&mut quant.0[..gate.len()], &mut quant.1[..rows * GROUPS], &mut quant.2[..rows * GROUPS]);
+            ctx.kernels.quantize_groups(act, made.0, made.1, made.2);
+            for r in 0..rows {
+                codes.row(i * TOGETHER + r).copy_from_slice(&made.0[r * COLUMNS..(r + 1) * COLUMNS]);
+                scales.row(i * TOGETHER + r).copy_from_slice(&made.1[r * GROUPS..(r + 1) * GROUPS]);
+                sums.row(i * TOGETHER + r).copy_from_slice(&made.2[r * GROUPS..(r + 1) * GROUPS]);
+            }
         }
     });
     failure.into_inner().map_or(Ok(()), Err)

@@ -35,12 +35,8 @@ impl LimitsReport {
         };
         let pool = Pool::new(options.worker_threads());
         let limits = Limits::measure(kernels, &pool);
-        let line = |name, unit, rate: Rate| Line {
-            name,
-            unit,
-            one_thread: rate.one / 1e9,
-            all_threads: rate.all / 1e9,
-        };
+        let line =
+            |name, unit, rate: Rate| Line { name, unit, one_thread: rate.one / 1e9, all_threads: rate.all / 1e9 };
         Ok(Self {
             build_commit: env!("COEXEC_COMMIT").to_owned(),
             cpu_info: cpu_info(),

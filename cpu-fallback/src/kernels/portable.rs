@@ -21,12 +21,6 @@ macro_rules! portable {
             crate::kernels::generic::rms_norm(x, gain, eps, out);
         }
 
-        /// See [`generic::silu_mul`].
-        #[target_feature(enable = $features)]
-        pub(in crate::kernels) fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
-            crate::kernels::generic::silu_mul(gate, up, out);
-        }
-
         /// See [`generic::rope`].
         #[target_feature(enable = $features)]
         pub(in crate::kernels) fn rope(head: &mut [f32], cos: &[f32], sin: &[f32]) {
@@ -37,6 +31,17 @@ macro_rules! portable {
         #[target_feature(enable = $features)]
         pub(in crate::kernels) fn read_sum(data: &[u64]) -> u64 {
             crate::kernels::generic::read_sum(data)
+        }
+    };
+}
+
+/// The activation of a set that has none of its own.
+macro_rules! portable_activation {
+    ($features:literal) => {
+        /// See [`generic::silu_mul`].
+        #[target_feature(enable = $features)]
+        pub(in crate::kernels) fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+            crate::kernels::generic::silu_mul(gate, up, out);
         }
     };
 }

@@ -38,13 +38,5 @@ pub(in crate::kernels) fn peak_f32(turns: u64) -> u64 {
 /// Reads all of `data` and adds it up: a plain stream.
 #[inline(always)]
 pub(in crate::kernels) fn read_sum(data: &[u64]) -> u64 {
-    let mut sums = [0u64; 32];
-    let chunks = data.chunks_exact(32);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        for (sum, word) in sums.iter_mut().zip(chunk) {
-            *sum = sum.wrapping_add(*word);
-        }
-    }
-    sums.iter().chain(rest).fold(0, |sum, word| sum.wrapping_add(*word))
+    data.iter().fold(0, |sum, word| sum.wrapping_add(*word))
 }

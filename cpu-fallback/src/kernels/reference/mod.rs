@@ -7,10 +7,10 @@ mod int_linear;
 mod quantize;
 mod rows;
 
+pub(super) use super::generic::{peak_f32, peak_int8, read_sum};
 pub(super) use attention::{attn_page, widen};
 pub(super) use float_linear::float_linear;
 pub(super) use gemm_u8s8::gemm_u8s8;
-pub(super) use super::generic::{peak_f32, peak_int8, read_sum};
 pub(super) use int_linear::int_linear;
 pub(super) use quantize::{quantize_groups, quantize_u8};
 #[cfg(test)]

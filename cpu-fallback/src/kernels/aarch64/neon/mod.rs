@@ -11,6 +11,7 @@ mod int_gemm;
 mod int_linear;
 mod quantize;
 
+pub(in crate::kernels) use crate::kernels::generic::{peak_f32, peak_int8};
 pub(in crate::kernels) use attention::{attn_page, widen};
 pub(in crate::kernels) use float_linear::float_linear;
 pub(in crate::kernels) use gemm_u8s8::gemm_u8s8;
@@ -23,3 +24,4 @@ pub(in crate::kernels) fn supported() -> bool {
 }
 
 portable!("neon");
+portable_activation!("neon");

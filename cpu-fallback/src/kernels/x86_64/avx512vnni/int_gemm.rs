@@ -2,7 +2,7 @@
 //!
 //! A block's weights are made unsigned bytes `w + 128` once and serve all rows: `q4` codes are multiplied by their group's
 //! scale there (the product fits a byte), so `q4` costs what `q8` does. The constant is taken off as the accumulator's
-//! start, `−128 · Σ x`. Sums wait in the output between blocks, so that each stays one chain in the contract's order.
+//! start, `−128 · Σ x`. Sums wait in memory between blocks, so that each stays one chain in the contract's order.
 
 use super::{load, store};
 use crate::kernels::{Block, IntLinearArgs};
@@ -19,6 +19,9 @@ const GROUP_BYTES: usize = GROUP * PANEL_ROWS;
 /// Panels of a tile.
 const PANELS: usize = 2;
 
+/// Rows whose sums wait between blocks.
+const MAX_ROWS: usize = 264;
+
 /// A block of weights, unpacked.
 #[repr(align(64))]
 struct Unpacked {
@@ -27,6 +30,10 @@ struct Unpacked {
     /// Scales of `q4s`, per panel and group.
     scales: [[f32; BLOCK_GROUPS * PANEL_ROWS]; PANELS],
 }
+
+/// Sums of the rows so far, `[MAX_ROWS, PANELS · 16]`.
+#[repr(align(64))]
+struct Sums([[f32; PANELS * PANEL_ROWS]; MAX_ROWS]);
 
 /// What a tile multiplies: rows from some first one on.
 #[derive(Clone, Copy)]
@@ -104,6 +111,138 @@ unsafe fn unpack(
     }
 }
 
+/// Adds the products of one group to `dots`.
+///
+/// # Safety
+/// `w` point to an unpacked group each, `x` to the codes of the group in the first of `M` rows that are `stride` apart.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+#[inline]
+unsafe fn group_dots<const M: usize, const P: usize>(
+    w: [*const u8; P],
+    x: *const i8,
+    stride: usize,
+    dots: &mut [[__m512i; P]; M],
+) {
+    if M == 6 && P == 2 {
+        // SAFETY: as this function's; the array has six rows of two panels.
+        return unsafe { group_dots_6x2(w[0], w[P - 1], x, stride, &mut *dots.as_mut_ptr().cast()) };
+    }
+    for j in 0..GROUP / 4 {
+        let mut four = [_mm512_setzero_si512(); P];
+        for p in 0..P {
+            // SAFETY: four inputs of the group.
+            four[p] = unsafe { _mm512_loadu_si512(w[p].add(j * 64).cast()) };
+        }
+        for m in 0..M {
+            // SAFETY: four codes of row `m`.
+            let x = _mm512_set1_epi32(unsafe { x.add(m * stride + 4 * j).cast::<i32>().read_unaligned() });
+            for p in 0..P {
+                dots[m][p] = _mm512_dpbusd_epi32(dots[m][p], four[p], x);
+            }
+        }
+    }
+}
+
+/// As [`group_dots`]: in assembly, since compilers move the broadcasts apart from their use and run out of registers.
+///
+/// # Safety
+/// As [`group_dots`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+#[inline]
+unsafe fn group_dots_6x2(w0: *const u8, w1: *const u8, x: *const i8, stride: usize, dots: &mut [[__m512i; 2]; 6]) {
+    macro_rules! step {
+        ($w:literal, $x:literal) => {
+            concat!(
+                "vmovdqu64 {a}, [{w0} + ",
+                $w,
+                "]\n",
+                "vmovdqu64 {b}, [{w1} + ",
+                $w,
+                "]\n",
+                "vpbroadcastd {x0}, [{x} + ",
+                $x,
+                "]\n",
+                "vpbroadcastd {x1}, [{x} + {s} + ",
+                $x,
+                "]\n",
+                "vpdpbusd {d00}, {a}, {x0}\n",
+                "vpdpbusd {d01}, {b}, {x0}\n",
+                "vpbroadcastd {x0}, [{x} + 2*{s} + ",
+                $x,
+                "]\n",
+                "vpdpbusd {d10}, {a}, {x1}\n",
+                "vpdpbusd {d11}, {b}, {x1}\n",
+                "vpbroadcastd {x1}, [{x} + {s3} + ",
+                $x,
+                "]\n",
+                "vpdpbusd {d20}, {a}, {x0}\n",
+                "vpdpbusd {d21}, {b}, {x0}\n",
+                "vpbroadcastd {x0}, [{x} + 4*{s} + ",
+                $x,
+                "]\n",
+                "vpdpbusd {d30}, {a}, {x1}\n",
+                "vpdpbusd {d31}, {b}, {x1}\n",
+                "vpbroadcastd {x1}, [{x} + {s5} + ",
+                $x,
+                "]\n",
+                "vpdpbusd {d40}, {a}, {x0}\n",
+                "vpdpbusd {d41}, {b}, {x0}\n",
+                "vpdpbusd {d50}, {a}, {x1}\n",
+                "vpdpbusd {d51}, {b}, {x1}\n",
+            )
+        };
+    }
+    let [[d00, d01], [d10, d11], [d20, d21], [d30, d31], [d40, d41], [d50, d51]] = dots;
+    // Named, since a discarded output would have no type to be printed by.
+    let (_a, _b, _x0, _x1): (__m512i, __m512i, __m512i, __m512i);
+    // SAFETY: reads eight registers' worth of each panel and 32 codes of each of six rows, which the caller promises.
+    unsafe {
+        std::arch::asm!(
+            step!("0", "0"),
+            step!("64", "4"),
+            step!("128", "8"),
+            step!("192", "12"),
+            step!("256", "16"),
+            step!("320", "20"),
+            step!("384", "24"),
+            step!("448", "28"),
+            a = out(zmm_reg) _a,
+            b = out(zmm_reg) _b,
+            x0 = out(zmm_reg) _x0,
+            x1 = out(zmm_reg) _x1,
+            w0 = in(reg) w0,
+            w1 = in(reg) w1,
+            x = in(reg) x,
+            s = in(reg) stride,
+            s3 = in(reg) 3 * stride,
+            s5 = in(reg) 5 * stride,
+            d00 = inout(zmm_reg) *d00,
+            d01 = inout(zmm_reg) *d01,
+            d10 = inout(zmm_reg) *d10,
+            d11 = inout(zmm_reg) *d11,
+            d20 = inout(zmm_reg) *d20,
+            d21 = inout(zmm_reg) *d21,
+            d30 = inout(zmm_reg) *d30,
+            d31 = inout(zmm_reg) *d31,
+            d40 = inout(zmm_reg) *d40,
+            d41 = inout(zmm_reg) *d41,
+            d50 = inout(zmm_reg) *d50,
+            d51 = inout(zmm_reg) *d51,
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+}
+
+/// Brings the line at `at` to a cache, if there is one.
+#[inline(always)]
+fn prefetch<const HINT: i32>(at: *const i8) {
+    #[allow(unused_unsafe, reason = "older compilers call this intrinsic unsafe")]
+    // SAFETY: a prefetch is a hint; no address can make it fail.
+    unsafe {
+        _mm_prefetch::<HINT>(at.cast());
+    }
+}
+
 /// Adds `groups` to the sums of `M` rows × `P` panels, in order.
 ///
 /// # Safety
@@ -128,24 +267,23 @@ unsafe fn tile<const SCALED: bool, const M: usize, const P: usize>(
     }
     let codes: [*const u8; P] = std::array::from_fn(|p| w.codes[p].as_ptr());
     for (i, g) in groups.enumerate() {
+        if i % 2 == 0 {
+            // The next tile's rows: short streams, which the hardware sees too late.
+            for m in 0..M {
+                prefetch::<_MM_HINT_T0>(x.codes.wrapping_add(((M + m) * x.groups + g) * GROUP));
+            }
+        } else if i / 2 < M {
+            prefetch::<_MM_HINT_T0>(x.scales.wrapping_add((M + i / 2) * x.groups + g).cast());
+            prefetch::<_MM_HINT_T0>(x.sums.wrapping_add((M + i / 2) * x.groups + g).cast());
+        }
         let mut dots = [[_mm512_setzero_si512(); P]; M];
         for m in 0..M {
             dots[m] = [_mm512_set1_epi32(starts[m][i]); P];
         }
-        for j in 0..GROUP / 4 {
-            let mut four = [_mm512_setzero_si512(); P];
-            for p in 0..P {
-                // SAFETY: four inputs of group `i` of the block.
-                four[p] = unsafe { _mm512_loadu_si512(codes[p].add(i * GROUP_BYTES + j * 64).cast()) };
-            }
-            for m in 0..M {
-                // SAFETY: four codes of group `g` of row `m`.
-                let x = unsafe { x.codes.add((m * x.groups + g) * GROUP + 4 * j).cast::<i32>().read_unaligned() };
-                let x = _mm512_set1_epi32(x);
-                for p in 0..P {
-                    dots[m][p] = _mm512_dpbusd_epi32(dots[m][p], four[p], x);
-                }
-            }
+        // SAFETY: group `i` of the block and group `g` of `M` rows.
+        unsafe {
+            let w: [*const u8; P] = std::array::from_fn(|p| codes[p].add(i * GROUP_BYTES));
+            group_dots(w, x.codes.add(g * GROUP), x.groups * GROUP, &mut dots);
         }
         for m in 0..M {
             // SAFETY: group `g` of row `m`.
@@ -166,7 +304,7 @@ unsafe fn tile<const SCALED: bool, const M: usize, const P: usize>(
     acc
 }
 
-/// All rows × `P` panels, from panel `first`.
+/// Rows `rows` (at most [`MAX_ROWS`]) × `P` panels, from panel `first`.
 ///
 /// # Safety
 /// The lengths in `args` fit the block (checked by `Kernels::int_linear`), which has `first + P` panels.
@@ -174,8 +312,9 @@ unsafe fn tile<const SCALED: bool, const M: usize, const P: usize>(
 unsafe fn panels<const SCALED: bool, const P: usize>(
     args: &IntLinearArgs<'_>,
     block: &mut Block<'_, f32>,
+    rows: Range<usize>,
     first: usize,
-    w: &mut Unpacked,
+    (w, sums): (&mut Unpacked, &mut Sums),
 ) {
     let layout = panel_layout(args.format, args.k);
     let groups = padded_k(args.k) / GROUP;
@@ -199,20 +338,35 @@ unsafe fn panels<const SCALED: bool, const P: usize>(
                 unpack(args.format, panels[p], layout.group_scales, range.clone(), codes, scales);
             }
         }
-        let mut row = 0;
-        macro_rules! rows {
+        // The weights of the next block come to the second cache while this one is used.
+        let bytes = if args.format == WeightFormat::Q8 { GROUP_BYTES } else { GROUP_BYTES / 2 };
+        let ahead: [*const u8; P] = std::array::from_fn(|p| {
+            let next = if range.end < groups { range.end * bytes } else { P * layout.bytes };
+            panels[p].as_ptr().wrapping_add(next)
+        });
+        let (mut line, lines) = (0, step * bytes / 64);
+        let lines_per_row = lines.div_ceil(rows.len());
+        let mut row = rows.start;
+        macro_rules! tiles {
             ($m:literal) => {
-                while row + $m <= block.rows() {
+                while row + $m <= rows.end {
+                    for _ in 0..$m * lines_per_row {
+                        if line < lines {
+                            ahead.iter().for_each(|w| prefetch::<_MM_HINT_T1>(w.wrapping_add(line * 64).cast()));
+                            line += 1;
+                        }
+                    }
+                    let sums = &mut sums.0[row - rows.start..row - rows.start + $m];
                     let mut acc = [[_mm512_setzero_ps(); P]; $m];
                     if start > 0 {
                         for m in 0..$m {
                             for p in 0..P {
-                                acc[m][p] = load(block.row(row + m), (first + p) * PANEL_ROWS);
+                                acc[m][p] = load(&sums[m], p * PANEL_ROWS);
                             }
                         }
                     }
                     // SAFETY: rows `row..row + $m` exist; the block was unpacked.
-                    let mut acc = unsafe {
+                    let acc = unsafe {
                         let x = Rows {
                             codes: args.x.codes.as_ptr().add(row * groups * GROUP),
                             scales: args.x.scales.as_ptr().add(row * groups),
@@ -223,20 +377,22 @@ unsafe fn panels<const SCALED: bool, const P: usize>(
                     };
                     for m in 0..$m {
                         for p in 0..P {
-                            if !SCALED && range.end == groups {
-                                acc[m][p] = _mm512_mul_ps(acc[m][p], channel_scales[p]);
+                            if range.end < groups {
+                                store(&mut sums[m], p * PANEL_ROWS, acc[m][p]);
+                                continue;
                             }
-                            store(block.row(row + m), (first + p) * PANEL_ROWS, acc[m][p]);
+                            let sum = if SCALED { acc[m][p] } else { _mm512_mul_ps(acc[m][p], channel_scales[p]) };
+                            store(block.row(row + m), (first + p) * PANEL_ROWS, sum);
                         }
                     }
                     row += $m;
                 }
             };
         }
-        rows!(6);
-        rows!(4);
-        rows!(2);
-        rows!(1);
+        tiles!(6);
+        tiles!(4);
+        tiles!(2);
+        tiles!(1);
     }
 }
 
@@ -248,17 +404,21 @@ pub(super) fn int_gemm(args: &IntLinearArgs<'_>, block: &mut Block<'_, f32>) {
         codes: [[0; BLOCK_GROUPS * GROUP_BYTES]; PANELS],
         scales: [[0.0; BLOCK_GROUPS * PANEL_ROWS]; PANELS],
     };
-    let mut p = 0;
+    let mut sums = Sums([[0.0; PANELS * PANEL_ROWS]; MAX_ROWS]);
     macro_rules! all {
         ($scaled:literal) => {
-            // SAFETY: the panels exist; lengths were checked by `Kernels::int_linear`.
-            unsafe {
-                while p + PANELS <= count {
-                    panels::<$scaled, PANELS>(args, block, p, &mut w);
-                    p += PANELS;
-                }
-                if p < count {
-                    panels::<$scaled, 1>(args, block, p, &mut w);
+            for start in (0..block.rows()).step_by(MAX_ROWS) {
+                let rows = start..block.rows().min(start + MAX_ROWS);
+                let mut p = 0;
+                // SAFETY: the panels exist; lengths were checked by `Kernels::int_linear`.
+                unsafe {
+                    while p + PANELS <= count {
+                        panels::<$scaled, PANELS>(args, block, rows.clone(), p, (&mut w, &mut sums));
+                        p += PANELS;
+                    }
+                    if p < count {
+                        panels::<$scaled, 1>(args, block, rows, p, (&mut w, &mut sums));
+                    }
                 }
             }
         };

@@ -5,6 +5,7 @@
 //! activations is taken off, as the accumulator's start. `gemm_u8s8`: activations are the unsigned side, and 128 times the
 //! sum of the weights is taken off.
 
+mod activation;
 mod attention;
 mod float_linear;
 mod gemm_u8s8;
@@ -13,6 +14,7 @@ mod int_linear;
 mod peak;
 mod quantize;
 
+pub(in crate::kernels) use activation::silu_mul;
 pub(in crate::kernels) use attention::{attn_page, widen};
 pub(in crate::kernels) use float_linear::float_linear;
 pub(in crate::kernels) use gemm_u8s8::gemm_u8s8;
