@@ -105,7 +105,7 @@ pub fn split_rows(
         return Ok(());
     }
     let outs = ((a, grid(widths[0])), (b, grid(widths[1])), (c, grid(widths[2])));
-    for_each_block3(ctx.pool, ctx.lanes, outs, &|_, mut a, mut b, mut c| {
+    for_each_block3(ctx.pool, ctx.lanes, outs, &|_, (mut a, mut b, mut c)| {
         for (i, r) in a.row_range().enumerate() {
             let mut at = 0;
             for out in [a.row(i), b.row(i), c.row(i)] {

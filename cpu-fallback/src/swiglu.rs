@@ -64,7 +64,7 @@ pub fn linear_swiglu(
     let failure = Mutex::new(None);
     let (codes, scales, sums) = quant;
     let outs = ((codes, grid(GROUP)), (scales, grid(1)), (sums, grid(1)));
-    for_each_block3(ctx.pool, ctx.lanes, outs, &|worker, mut codes, mut scales, mut sums| {
+    for_each_block3(ctx.pool, ctx.lanes, outs, &|worker, (mut codes, mut scales, mut sums)| {
         if failure.lock().is_some() {
             return;
         }

@@ -148,12 +148,15 @@ pub(crate) fn for_each_block<T: Send>(
 /// A buffer and how it is cut.
 pub(crate) type Cut<'a, T> = (&'a mut [T], Grid);
 
+/// A block of each of three buffers.
+pub(crate) type Blocks3<'a, A, B, C> = (Block<'a, A>, Block<'a, B>, Block<'a, C>);
+
 /// As [`for_each_block`], for three buffers that are cut into the same number of blocks: `f` gets a block of each.
 pub(crate) fn for_each_block3<A: Send, B: Send, C: Send>(
     pool: &Pool,
     lanes: usize,
     ((a, grid_a), (b, grid_b), (c, grid_c)): (Cut<'_, A>, Cut<'_, B>, Cut<'_, C>),
-    f: &(dyn Fn(usize, Block<'_, A>, Block<'_, B>, Block<'_, C>) + Sync),
+    f: &(impl Fn(usize, Blocks3<'_, A, B, C>) + Sync),
 ) {
     grid_a.check(a.len());
     grid_b.check(b.len());
@@ -162,10 +165,9 @@ pub(crate) fn for_each_block3<A: Send, B: Send, C: Send>(
     let (a, b, c) = (Start(a.as_mut_ptr()), Start(b.as_mut_ptr()), Start(c.as_mut_ptr()));
     pool.run(lanes, grid_a.parts(), &|part, worker| {
         // SAFETY: each buffer was checked against its grid, and the pool runs each part once.
-        if let (Some(a), Some(b), Some(c)) =
-            unsafe { (a.block(grid_a, part), b.block(grid_b, part), c.block(grid_c, part)) }
-        {
-            f(worker, a, b, c);
+        let blocks = unsafe { (a.block(grid_a, part), b.block(grid_b, part), c.block(grid_c, part)) };
+        if let (Some(a), Some(b), Some(c)) = blocks {
+            f(worker, (a, b, c));
         }
     });
 }
