@@ -13,6 +13,7 @@
 pub mod align;
 pub mod calibration;
 pub mod config;
+pub mod export;
 pub mod format;
 pub mod layout;
 pub mod mmap;

@@ -6,6 +6,7 @@ mod bench;
 mod compile;
 mod doctor;
 mod eval;
+mod export;
 mod import;
 mod inspect;
 mod limits;
@@ -46,6 +47,8 @@ enum Command {
     Import(import::ImportArgs),
     /// Make a .coexec file of a named real shape with random weights
     RandomModel(import::RandomModelArgs),
+    /// Write a model as a GGUF file, for llama.cpp and others
+    ExportGguf(export::ExportArgs),
     /// Compile a model's static graphs for a chip, or state what its compiler expects of them
     Compile(compile::CompileArgs),
     /// Internal: one compile job
@@ -166,6 +169,7 @@ fn dispatch(command: Option<Command>, cancel: &CancelToken) -> anyhow::Result<()
         Some(Command::Run(args)) => run::run(&args, cancel),
         Some(Command::Import(args)) => import::import(&args, cancel),
         Some(Command::RandomModel(args)) => import::random_model(&args, cancel),
+        Some(Command::ExportGguf(args)) => export::export(&args, cancel),
         Some(Command::Compile(args)) => compile::compile(&args, cancel),
         Some(Command::CompileJob(args)) => compile::job(&args),
         Some(Command::NpuServer) => Ok(coexec::npu::remote::serve_stdio(coexec::npu::remote::open_qnn)?),

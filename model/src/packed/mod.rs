@@ -27,6 +27,7 @@ mod tests;
 pub use error::PackedError;
 pub use file::{PackedFile, TileData, TileRef};
 pub use index::{TensorEntry, TensorKind};
+pub(crate) use output::Output;
 pub use summary::{KindTotal, PackedSummary, TensorSummary};
 pub use wire::FORMAT_VERSION;
 pub use writer::{PackedOptions, PackedWriter};

@@ -68,6 +68,23 @@ impl Encoding {
         }
     }
 
+    /// The number that GGUF gives the type.
+    pub(crate) const fn gguf_type(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Q4_0 => 2,
+            Self::Q4_1 => 3,
+            Self::Q5_0 => 6,
+            Self::Q5_1 => 7,
+            Self::Q8_0 => 8,
+            Self::Q4K => 12,
+            Self::Q5K => 13,
+            Self::Q6K => 14,
+            Self::Bf16 => 30,
+        }
+    }
+
     /// `(elements, bytes)` of a block.
     #[must_use]
     pub const fn block(self) -> (usize, usize) {

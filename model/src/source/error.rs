@@ -117,6 +117,9 @@ pub enum SourceError {
         /// Row in the file's order.
         row: usize,
     },
+    /// The packed file that is the source cannot be read.
+    #[error(transparent)]
+    Packed(#[from] crate::packed::PackedError),
     /// The caller asked for a tensor that this model does not have.
     #[error("this model has no tensor `{0}`")]
     NoSuchTensor(TensorName),

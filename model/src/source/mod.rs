@@ -18,11 +18,13 @@ mod encoding;
 mod error;
 pub mod gguf;
 pub mod hf;
-mod parts;
+pub(crate) mod parts;
 mod settings;
 mod store;
 
 pub use encoding::Encoding;
+#[cfg(test)]
+pub(crate) use encoding::q4_0_groups;
 pub use error::SourceError;
 
 use crate::quant::Q4sGroup;

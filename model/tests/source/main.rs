@@ -2,6 +2,7 @@
 //! they are at hand.
 
 mod errors;
+mod export;
 mod fuzzed;
 mod tokenizers_agree;
 mod weights;

@@ -8,6 +8,8 @@ mod tokenizer;
 
 pub use parse::{Array, Gguf, GgufError, MAGIC, Tensor, Value, parse};
 
+pub(crate) use pretokenizer::name_of as pretokenizer_name;
+
 use super::settings::{Checker, shorten};
 use super::store::{Naming, RawTensor, Store, StoreFile};
 use super::{ModelSource, SourceError};

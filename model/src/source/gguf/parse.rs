@@ -226,19 +226,9 @@ impl<'a> TensorInfo<'a> {
 
 /// The element type by GGML's number; `Err` names one that cannot be read.
 fn encoding(type_id: u32) -> Result<Encoding, String> {
-    match type_id {
-        0 => Ok(Encoding::F32),
-        1 => Ok(Encoding::F16),
-        2 => Ok(Encoding::Q4_0),
-        3 => Ok(Encoding::Q4_1),
-        6 => Ok(Encoding::Q5_0),
-        7 => Ok(Encoding::Q5_1),
-        8 => Ok(Encoding::Q8_0),
-        12 => Ok(Encoding::Q4K),
-        13 => Ok(Encoding::Q5K),
-        14 => Ok(Encoding::Q6K),
-        30 => Ok(Encoding::Bf16),
-        other => Err(match other {
+    let readable = Encoding::ALL.into_iter().find(|e| e.gguf_type() == type_id);
+    readable.ok_or_else(|| {
+        match type_id {
             9 => "Q8_1",
             10 => "Q2_K",
             11 => "Q3_K",
@@ -260,10 +250,10 @@ fn encoding(type_id: u32) -> Result<Encoding, String> {
             34 => "TQ1_0",
             35 => "TQ2_0",
             39 => "MXFP4",
-            _ => return Err(format!("number {other}")),
+            other => return format!("number {other}"),
         }
-        .to_owned()),
-    }
+        .to_owned()
+    })
 }
 
 /// Types that can be read, for messages.

@@ -79,6 +79,28 @@ pub(super) fn known() -> String {
     TABLE.iter().flat_map(|row| row.names).copied().collect::<Vec<_>>().join(", ")
 }
 
+/// The name whose row a `tokenizer.json`'s settings are; `None` when no row is.
+pub(crate) fn name_of(pre_tokenizer: &Value, ignore_merges: bool, nfc: bool) -> Option<&'static str> {
+    let found = TABLE.iter().find(|row| {
+        row.ignore_merges == ignore_merges && row.nfc == nfc && same_cut(&row.json(), pre_tokenizer)
+    });
+    found.and_then(|row| row.names.first().copied())
+}
+
+/// Equal in everything that bears on tokens: `trim_offsets` does not, and a byte-level step may stand alone.
+fn same_cut(a: &Value, b: &Value) -> bool {
+    let plain = |v: &Value| {
+        let steps = v["pretokenizers"].as_array().cloned().unwrap_or_else(|| vec![v.clone()]);
+        steps.into_iter().map(|mut step| {
+            if let Some(step) = step.as_object_mut() {
+                step.remove("trim_offsets");
+            }
+            step
+        })
+    };
+    plain(a).eq(plain(b))
+}
+
 impl PreTokenizer {
     /// The `pre_tokenizer` of a `tokenizer.json`.
     pub(super) fn json(&self) -> Value {
