@@ -49,13 +49,20 @@ impl WeightFormat {
         matches!(self, Self::Q8 | Self::Q4 | Self::Q4s)
     }
 
-    /// The format of the embedding and head beside linears of this format: 4-bit models keep them in `q8`.
+    /// The format of the embedding beside linears of this format: 4-bit models keep it in `q8`. A token reads one row.
     #[must_use]
     pub fn for_embedding(self) -> Self {
         match self {
             Self::Q4 | Self::Q4s => Self::Q8,
             other => other,
         }
+    }
+
+    /// The format of the head beside linears of this format. A token reads all of it: as many bytes, in a small model, as a
+    /// third of its linears.
+    #[must_use]
+    pub fn for_head(self) -> Self {
+        self.for_embedding()
     }
 }
 

@@ -30,6 +30,11 @@ const BLOCK_BYTES: usize = 8 << 20;
 pub struct ImportOptions {
     /// How linears are stored.
     pub weights: WeightFormat,
+    /// How the embedding is stored, of which a token reads one row; `None` is [`WeightFormat::for_embedding`].
+    pub embed: Option<WeightFormat>,
+    /// How the head is stored, which every token reads whole; `None` is [`WeightFormat::for_head`]. A tied model gets a
+    /// head of its own where this is another format than the embedding's.
+    pub head: Option<WeightFormat>,
     /// Text to calibrate on; without one the file runs on the CPU only.
     pub calibrate: Option<String>,
     /// Most tokens of that text to use.
@@ -46,12 +51,28 @@ impl Default for ImportOptions {
     fn default() -> Self {
         Self {
             weights: WeightFormat::Q8,
+            embed: None,
+            head: None,
             calibrate: None,
             calibration_tokens: 4096,
             threads: 0,
             zstd_level: 3,
             cancel: CancelToken::new(),
         }
+    }
+}
+
+impl ImportOptions {
+    /// The format of the embedding.
+    #[must_use]
+    pub fn embed_format(&self) -> WeightFormat {
+        self.embed.unwrap_or_else(|| self.weights.for_embedding())
+    }
+
+    /// The format of the head.
+    #[must_use]
+    pub fn head_format(&self) -> WeightFormat {
+        self.head.unwrap_or_else(|| self.weights.for_head())
     }
 }
 
@@ -117,7 +138,14 @@ pub fn import(
     let config = source.config().clone();
     let span = tracing::info_span!("import", model = %source.describe(), weights = %options.weights);
     let _entered = span.enter();
-    let total = all_tensors(&config).iter().filter_map(|t| source.shape(*t)).map(|(n, k)| n as u64 * k as u64).sum();
+    // The rows that the head is made of; `None` where the embedding is the head as it is.
+    let (embed, head) = (options.embed_format(), options.head_format());
+    let head_rows = match config.tie_word_embeddings {
+        true => (embed != head).then_some(TensorName::Embed),
+        false => Some(TensorName::Head),
+    };
+    let tensors = crate::weights::panel_tensors(&config, false).into_iter().chain([TensorName::Norm]).chain(head_rows);
+    let total = tensors.filter_map(|t| source.shape(t)).map(|(n, k)| n as u64 * k as u64).sum();
     let writer =
         PackedWriter::create(out, PackedOptions { zstd_level: options.zstd_level, ..PackedOptions::default() })?;
     let mut importer = Importer { source, options, progress, writer, done: 0, total };
@@ -125,7 +153,7 @@ pub fn import(
         Some(text) => Some(Calibrator::new(source, text, options)?),
         None => None,
     };
-    importer.linear(TensorName::Embed, options.weights.for_embedding())?;
+    importer.linear(TensorName::Embed, TensorName::Embed, embed)?;
     let mut layers = Vec::new();
     for l in 0..config.num_hidden_layers {
         let layer = LayerIdx(l);
@@ -138,24 +166,19 @@ pub fn import(
             layers.push(calibrator.layer(layer, &mut importer.writer)?);
         }
         for kind in LinearKind::ALL {
-            importer.linear(TensorName::Layer(layer, kind.tensor()), options.weights)?;
+            let name = TensorName::Layer(layer, kind.tensor());
+            importer.linear(name, name, options.weights)?;
         }
     }
     importer.vector(TensorName::Norm)?;
-    if !config.tie_word_embeddings {
-        importer.linear(TensorName::Head, options.weights.for_embedding())?;
+    if let Some(rows) = head_rows {
+        importer.linear(TensorName::Head, rows, head)?;
     }
     let calibration = calibrator.map(|c| Calibration { tokens: c.tokens() as u64, layers });
     if options.cancel.is_cancelled() {
         return Err(RuntimeError::Cancelled);
     }
     Ok(importer.writer.finish(&config, source.tokenizer(), calibration.as_ref())?)
-}
-
-fn all_tensors(config: &DecoderConfig) -> Vec<TensorName> {
-    let mut names = crate::weights::panel_tensors(config);
-    names.push(TensorName::Norm);
-    names
 }
 
 impl Importer<'_> {
@@ -173,20 +196,21 @@ impl Importer<'_> {
         Ok(())
     }
 
-    fn linear(&mut self, name: TensorName, format: WeightFormat) -> Result<(), RuntimeError> {
+    /// Writes the tensor `name` out of the source's tensor `from`.
+    fn linear(&mut self, name: TensorName, from: TensorName, format: WeightFormat) -> Result<(), RuntimeError> {
         let _span = tracing::debug_span!("pack", tensor = %name).entered();
-        let (n, k) = shape(self.source, name)?;
+        let (n, k) = shape(self.source, from)?;
         self.writer.begin(name, format, n, k)?;
         let block = block_rows(k);
         let (mut rows, mut groups) = (Vec::new(), Vec::new());
         for first in (0..n).step_by(block) {
             let range = first..n.min(first + block);
             let weights = range.len() * k;
-            if format == WeightFormat::Q4s && self.source.read_q4_0_rows(name, range.clone(), &mut groups)? {
+            if format == WeightFormat::Q4s && self.source.read_q4_0_rows(from, range.clone(), &mut groups)? {
                 self.writer.push_q4_0_rows(&groups)?;
             } else {
-                self.source.read_rows(name, range, &mut rows)?;
-                finite(&rows, name)?;
+                self.source.read_rows(from, range, &mut rows)?;
+                finite(&rows, from)?;
                 self.writer.push_rows(&rows)?;
             }
             self.advance(weights, name)?;

@@ -50,7 +50,9 @@ impl Model {
     /// When a tensor is missing or damaged, or the tokenizer cannot be read.
     pub fn load(file: Arc<PackedFile>, budget_bytes: Option<u64>) -> Result<Self, RuntimeError> {
         let config = file.config().clone();
-        let names = panel_tensors(&config);
+        // A tied model may have one too: the embedding once more, in fewer bits.
+        let has_head = file.has(TensorName::Head);
+        let names = panel_tensors(&config, has_head);
         let sizes = names.iter().map(|n| Weight::size(&file, *n)).collect::<Result<Vec<_>, _>>()?;
         let states: HashMap<TensorName, WeightState> =
             names.iter().copied().zip(plan_states(&sizes, budget_bytes)).collect();
@@ -80,7 +82,7 @@ impl Model {
         Ok(Self {
             tokenizer: Tokenizer::new(file.tokenizer())?,
             embed: open(TensorName::Embed)?,
-            head: if config.tie_word_embeddings { None } else { Some(open(TensorName::Head)?) },
+            head: has_head.then(|| open(TensorName::Head)).transpose()?,
             norm: file.read_vector(TensorName::Norm)?,
             layers,
             rope: RwLock::new(Arc::new(RopeTable::new(&config, 0)?)),
@@ -132,7 +134,7 @@ impl Model {
         &self.embed
     }
 
-    /// The head: the embedding when it is tied.
+    /// The head; the embedding, where the file has no other.
     #[must_use]
     pub fn head(&self) -> &Weight {
         self.head.as_ref().unwrap_or(&self.embed)

@@ -199,14 +199,14 @@ impl TileSource for Weight {
     }
 }
 
-/// Names of all panel tensors of a model, in order of use.
+/// Names of all panel tensors of a model with or without a head of its own, in order of use.
 #[must_use]
-pub fn panel_tensors(config: &coexec_model::DecoderConfig) -> Vec<TensorName> {
+pub fn panel_tensors(config: &coexec_model::DecoderConfig, head: bool) -> Vec<TensorName> {
     let mut names = vec![TensorName::Embed];
     for layer in 0..config.num_hidden_layers {
         names.extend(coexec_model::LinearKind::ALL.map(|k| TensorName::Layer(LayerIdx(layer), k.tensor())));
     }
-    if !config.tie_word_embeddings {
+    if head {
         names.push(TensorName::Head);
     }
     names

@@ -71,8 +71,8 @@ pub(crate) fn export(args: &ExportArgs, cancel: &CancelToken) -> anyhow::Result<
     let source = open(&args.source, args.seed)?;
     let name = args.out.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
     let options = GgufOptions { weights: args.weights.into(), head: args.head.map(Into::into), name };
-    let bar =
-        ProgressBar::new(0).with_style(ProgressStyle::with_template("{bar:32} {percent:>3} %  {elapsed}")?.progress_chars("━━╌"));
+    let bar = ProgressBar::new(0)
+        .with_style(ProgressStyle::with_template("{bar:32} {percent:>3} %  {elapsed}")?.progress_chars("━━╌"));
     let result = write_gguf(&*source, &args.out, &options, &mut |p| {
         bar.set_length(p.total);
         bar.set_position(p.done);

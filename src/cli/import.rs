@@ -44,6 +44,13 @@ struct PackArgs {
     /// Format of the linears: f32, f16, q8, q4 or q4s
     #[arg(long, default_value = "q8", value_name = "FORMAT")]
     weights: WeightFormat,
+    /// Format of the embedding, of which a token reads one row [default: q8 beside 4-bit linears, else theirs]
+    #[arg(long, value_name = "FORMAT")]
+    embed: Option<WeightFormat>,
+    /// Format of the head, which every token reads whole [default: the embedding's]. A tied model gets a head beside its
+    /// embedding where the two differ
+    #[arg(long, value_name = "FORMAT")]
+    head: Option<WeightFormat>,
     /// Most tokens of the text to calibrate on
     #[arg(long, default_value_t = 4096, value_name = "N")]
     calibration_tokens: usize,
@@ -56,6 +63,8 @@ impl PackArgs {
     fn options(&self, calibrate: Option<String>, cancel: &CancelToken) -> ImportOptions {
         ImportOptions {
             weights: self.weights,
+            embed: self.embed,
+            head: self.head,
             calibrate,
             calibration_tokens: self.calibration_tokens,
             threads: self.threads,
@@ -96,9 +105,11 @@ fn describe(source: &str, s: &PackedSummary, options: &ImportOptions) -> String 
     let mib = |b: u64| b as f64 / f64::from(1 << 20);
     let calibrated = if options.calibrate.is_some() { "calibrated" } else { "not calibrated: runs on the CPU only" };
     format!(
-        "{source}\n-> {}: {} weights, {:.1} MiB ({:.1} MiB before zstd), {calibrated}",
+        "{source}\n-> {}: {} weights, {} embedding, {} head, {:.1} MiB ({:.1} MiB before zstd), {calibrated}",
         s.path.display(),
         options.weights,
+        options.embed_format(),
+        options.head_format(),
         mib(s.file_bytes),
         mib(s.total.raw_bytes),
     )

@@ -2,7 +2,7 @@
 
 use super::shared::{Format, packed};
 use clap::Args;
-use coexec::model::{LayerIdx, LinearKind, packed::PackedFile};
+use coexec::model::{LayerIdx, LinearKind, TensorName, packed::PackedFile};
 use std::{fmt::Write as _, path::PathBuf};
 
 #[derive(Debug, Args)]
@@ -70,10 +70,11 @@ fn text(file: &PackedFile, args: &InspectArgs) -> Result<String, std::fmt::Error
         c.vocab_size,
         c.max_position_embeddings
     )?;
+    let tied = if file.has(TensorName::Head) { "tied head in a format of its own, " } else { "tied head, " };
     writeln!(
         out,
         "             {}rope theta {}, {:?}; bos {:?}, eos {:?}",
-        [(c.tie_word_embeddings, "tied head, "), (c.qkv_bias, "qkv bias, "), (c.qk_norm, "qk norm, ")]
+        [(c.tie_word_embeddings, tied), (c.qkv_bias, "qkv bias, "), (c.qk_norm, "qk norm, ")]
             .iter()
             .filter(|(on, _)| *on)
             .map(|(_, name)| *name)

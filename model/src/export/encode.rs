@@ -12,11 +12,18 @@ pub(super) fn can_encode(encoding: Encoding) -> bool {
 /// Appends `row`, whole blocks of it, to `out`. `Err` when a value, or a block's scale, is not finite in the encoding's
 /// floats, or the encoding cannot be written.
 pub(super) fn encode(encoding: Encoding, row: &[f32], out: &mut Vec<u8>) -> Result<(), ()> {
+    if row.iter().any(|v| !v.is_finite()) {
+        return Err(());
+    }
     match encoding {
-        Encoding::F32 => row.iter().try_for_each(|v| put(v.is_finite(), &v.to_le_bytes(), out)),
+        Encoding::F32 => {
+            out.extend(row.iter().flat_map(|v| v.to_le_bytes()));
+            Ok(())
+        }
         Encoding::F16 => row.iter().map(|v| f16::from_f32(*v)).try_for_each(|v| put_f16(v, out)),
         Encoding::Q8_0 => row.chunks_exact(32).try_for_each(|block| q8_0(block, out)),
         Encoding::Q4_0 => row.chunks_exact(32).try_for_each(|block| {
+            // The quantiser gives a group of zeros where the scale does not fit.
             if block.iter().any(|v| !f16::from_f32(v / 8.0).is_finite()) {
                 return Err(());
             }
@@ -27,18 +34,14 @@ pub(super) fn encode(encoding: Encoding, row: &[f32], out: &mut Vec<u8>) -> Resu
     }
 }
 
-fn put(finite: bool, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), ()> {
-    out.extend_from_slice(bytes);
-    if finite { Ok(()) } else { Err(()) }
-}
-
 pub(super) fn put_f16(v: f16, out: &mut Vec<u8>) -> Result<(), ()> {
-    put(v.is_finite(), &v.to_le_bytes(), out)
+    out.extend_from_slice(&v.to_le_bytes());
+    if v.is_finite() { Ok(()) } else { Err(()) }
 }
 
 /// f16 scale, 32 codes −127…127.
 fn q8_0(block: &[f32], out: &mut Vec<u8>) -> Result<(), ()> {
-    let max = block.iter().fold(0.0f32, |m, v| if v.is_nan() { f32::NAN } else { m.max(v.abs()) });
+    let max = block.iter().fold(0.0f32, |m, v| m.max(v.abs()));
     let scale = f16::from_f32(max / 127.0);
     put_f16(scale, out)?;
     let scale = scale.to_f32();

@@ -260,8 +260,7 @@ fn write_tensor(
         let last = p.rows.min(first + block);
         let ours = p.first + first..p.first + last;
         bytes.clear();
-        let as_they_are =
-            p.encoding == Encoding::Q4_0 && source.read_q4_0_rows(p.name, ours.clone(), &mut groups)?;
+        let as_they_are = p.encoding == Encoding::Q4_0 && source.read_q4_0_rows(p.name, ours.clone(), &mut groups)?;
         if !as_they_are {
             source.read_rows(p.name, ours, &mut rows)?;
         }

@@ -77,7 +77,11 @@ impl ByteLevel {
             put(id, text, NORMAL)?;
         }
         for added in json["added_tokens"].as_array().into_iter().flatten() {
-            put(&added["id"], added["content"].as_str()?, if added["special"] == true { CONTROL } else { USER_DEFINED })?;
+            put(
+                &added["id"],
+                added["content"].as_str()?,
+                if added["special"] == true { CONTROL } else { USER_DEFINED },
+            )?;
         }
         let merge = |merge: &Json| match merge {
             Json::String(pair) => Some(pair.clone()),

@@ -116,12 +116,16 @@ enum Expected {
 }
 
 /// The tensors that the configuration implies, in the order of a forward pass, with the reason for each.
-fn expected(config: &DecoderConfig, calibration: Option<&Calibration>) -> Vec<(TensorName, Expected, &'static str)> {
+fn expected(
+    config: &DecoderConfig,
+    calibration: Option<&Calibration>,
+    own_head: bool,
+) -> Vec<(TensorName, Expected, &'static str)> {
     use Expected::{Panels, Rows, Vector};
     const ALWAYS: &str = "every model has it";
     let (hidden, vocab) = (config.hidden_size as usize, config.vocab_size as usize);
     let mut all = vec![(TensorName::Embed, Panels(vocab, hidden), ALWAYS), (TensorName::Norm, Vector(hidden), ALWAYS)];
-    if !config.tie_word_embeddings {
+    if own_head || !config.tie_word_embeddings {
         all.push((TensorName::Head, Panels(vocab, hidden), "the configuration says that the head is not tied"));
     }
     for l in 0..config.num_hidden_layers {
@@ -150,7 +154,8 @@ fn expected(config: &DecoderConfig, calibration: Option<&Calibration>) -> Vec<(T
 
 /// Exactly the tensors that configuration and calibration imply, in their shapes.
 fn tensors(file: &str, index: &Index, entries: &HashMap<TensorName, &TensorEntry>) -> Result<(), PackedError> {
-    let expected = expected(&index.config, index.calibration.as_ref());
+    // A tied model may hold its head a second time, in a format of its own.
+    let expected = expected(&index.config, index.calibration.as_ref(), entries.contains_key(&TensorName::Head));
     for (name, shape, reason) in &expected {
         let Some(entry) = entries.get(name) else {
             return Err(PackedError::MissingTensor { file: file.to_owned(), tensor: *name, reason });

@@ -121,7 +121,6 @@ fn forged_indexes_are_refused_with_a_reason() {
         ("sliding_window", config("sliding_window", 0.into())),
         ("eos_token_ids", config("eos_token_ids", vec![37].into())),
         ("does not belong", config("qk_norm", false.into())),
-        ("does not belong", config("tie_word_embeddings", true.into())),
         ("layer 1, qkv", linear("input_scale", 0.0.into())),
         ("layer 1, qkv", linear("output_scales", vec![1.0].into())),
         ("layer 1, qkv", linear("output_scales", vec![1.0, 1.0, -1.0].into())),

@@ -81,9 +81,9 @@ pub(super) fn known() -> String {
 
 /// The name whose row a `tokenizer.json`'s settings are; `None` when no row is.
 pub(crate) fn name_of(pre_tokenizer: &Value, ignore_merges: bool, nfc: bool) -> Option<&'static str> {
-    let found = TABLE.iter().find(|row| {
-        row.ignore_merges == ignore_merges && row.nfc == nfc && same_cut(&row.json(), pre_tokenizer)
-    });
+    let found = TABLE
+        .iter()
+        .find(|row| row.ignore_merges == ignore_merges && row.nfc == nfc && same_cut(&row.json(), pre_tokenizer));
     found.and_then(|row| row.names.first().copied())
 }
 
