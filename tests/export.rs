@@ -41,13 +41,19 @@ fn import_of_an_export_is_the_direct_import() {
         let head = Some(encoding);
         write_gguf(&random, &gguf, &GgufOptions { weights: encoding, head, name: "m".to_owned() }, &mut |_| true)
             .expect("export");
-        let options =
-            ImportOptions { weights: format, embed: Some(format), head: Some(format), ..ImportOptions::default() };
+        let options = ImportOptions {
+            weights: format,
+            raw: true,
+            embed: Some(format),
+            head: Some(format),
+            ..ImportOptions::default()
+        };
         let direct = packed(&random, &dir.path().join("a.coexec"), &options);
         let through = packed(&*source::open(&gguf).expect("opens"), &dir.path().join("b.coexec"), &options);
         assert_eq!(direct.tensors().len(), through.tensors().len());
         for entry in direct.tensors() {
             assert_eq!(bytes(&direct, entry.name), bytes(&through, entry.name), "{format} {}", entry.name);
+            assert!((0..entry.tiles).all(|i| direct.raw_tile(entry, i).is_some()), "{} is in place", entry.name);
         }
         assert_eq!(logits(direct), logits(through), "{format}");
     }

@@ -43,6 +43,8 @@ pub struct ImportOptions {
     pub threads: usize,
     /// zstd level of the tiles.
     pub zstd_level: i32,
+    /// Nothing is compressed: a larger file, which is mapped in place and opens without decompressing anything.
+    pub raw: bool,
     /// Stops the import between blocks; the unfinished file is removed.
     pub cancel: CancelToken,
 }
@@ -57,6 +59,7 @@ impl Default for ImportOptions {
             calibration_tokens: 4096,
             threads: 0,
             zstd_level: 3,
+            raw: false,
             cancel: CancelToken::new(),
         }
     }
@@ -146,8 +149,11 @@ pub fn import(
     };
     let tensors = crate::weights::panel_tensors(&config, false).into_iter().chain([TensorName::Norm]).chain(head_rows);
     let total = tensors.filter_map(|t| source.shape(t)).map(|(n, k)| n as u64 * k as u64).sum();
-    let writer =
-        PackedWriter::create(out, PackedOptions { zstd_level: options.zstd_level, ..PackedOptions::default() })?;
+    let mut packing = PackedOptions { zstd_level: options.zstd_level, ..PackedOptions::default() };
+    if options.raw {
+        packing.min_gain_percent = 101; // nothing gains more than everything
+    }
+    let writer = PackedWriter::create(out, packing)?;
     let mut importer = Importer { source, options, progress, writer, done: 0, total };
     let mut calibrator = match &options.calibrate {
         Some(text) => Some(Calibrator::new(source, text, options)?),

@@ -51,6 +51,9 @@ struct PackArgs {
     /// embedding where the two differ
     #[arg(long, value_name = "FORMAT")]
     head: Option<WeightFormat>,
+    /// Compress nothing: a larger file, which is mapped in place and opens without decompressing anything
+    #[arg(long)]
+    raw: bool,
     /// Most tokens of the text to calibrate on
     #[arg(long, default_value_t = 4096, value_name = "N")]
     calibration_tokens: usize,
@@ -65,6 +68,7 @@ impl PackArgs {
             weights: self.weights,
             embed: self.embed,
             head: self.head,
+            raw: self.raw,
             calibrate,
             calibration_tokens: self.calibration_tokens,
             threads: self.threads,
