@@ -221,7 +221,7 @@ pub fn write_gguf(
     out.seal(MAGIC)?;
     out.publish()?;
     let of_head = |p: &&Planned| matches!(p.part.kind, PartKind::Head | PartKind::Embed);
-    let head = planned.iter().filter(of_head).last().map_or(options.weights, |p| p.encoding);
+    let head = planned.iter().rfind(of_head).map_or(options.weights, |p| p.encoding);
     Ok(GgufSummary { path, bytes, tensors: planned.len(), head, vocabulary })
 }
 
