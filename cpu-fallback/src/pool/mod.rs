@@ -13,11 +13,16 @@
 //!   this also holds when a part calls [`Pool::run`] again.
 //!
 //! Several callers may run jobs at once; a worker joins the oldest job that has a free lane and parts left.
+//!
+//! Short jobs in a row are run as one [`Pool::step`] ([`step`]), inside which a job costs well under a microsecond.
+
+mod step;
 
 use parking_lot::{Condvar, Mutex};
 use std::{
     any::Any,
     marker::PhantomData,
+    ops::Range,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc,
@@ -25,12 +30,14 @@ use std::{
     },
     thread::JoinHandle,
 };
+use step::Team;
 
 /// Most threads a pool takes.
 pub const MAX_THREADS: usize = 256;
 /// Turns a thread spins for before it sleeps: some tens of microseconds, longer than the gaps between two linears.
 const SPIN_TURNS: usize = 2000;
 
+/// A job's closure: part, number of the thread.
 type Task<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
 struct Job {
@@ -48,6 +55,22 @@ struct Job {
 }
 
 impl Job {
+    /// A job of `task`. The caller keeps it where it is, and the task alive, until it is posted no more.
+    fn new(task: &Task<'_>, parts: usize, helpers: usize) -> Self {
+        // SAFETY: only the lifetime changes. The pointer is used by threads inside the job only, and `Posting` does not let its
+        // function end, by return or by panic, before all of them have left.
+        let task = unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(task) };
+        Self {
+            task,
+            parts,
+            helpers,
+            next: AtomicUsize::new(0),
+            joined: AtomicUsize::new(0),
+            active: AtomicUsize::new(0),
+            panic: Mutex::new(None),
+        }
+    }
+
     fn work(&self, worker: usize) {
         loop {
             let part = self.next.fetch_add(1, Ordering::Relaxed);
@@ -163,6 +186,20 @@ struct Posting<'a> {
     _borrows_task: PhantomData<&'a Task<'a>>,
 }
 
+impl<'a> Posting<'a> {
+    fn new(shared: &'a Shared, job: &'a Job) -> Self {
+        let posting = Self { job, shared, _borrows_task: PhantomData };
+        let mut state = shared.state.lock();
+        state.jobs.push(Posted(std::ptr::from_ref(job)));
+        shared.epoch.fetch_add(1, Ordering::SeqCst);
+        for _ in 0..job.helpers.min(state.sleepers) {
+            shared.work.notify_one();
+        }
+        drop(state);
+        posting
+    }
+}
+
 impl Drop for Posting<'_> {
     fn drop(&mut self) {
         self.shared.state.lock().jobs.retain(|posted| !std::ptr::eq(posted.0, self.job));
@@ -185,6 +222,7 @@ impl Drop for Posting<'_> {
 /// A fixed set of threads that do the parts of jobs.
 pub struct Pool {
     shared: Arc<Shared>,
+    team: Team,
     workers: Vec<JoinHandle<()>>,
 }
 
@@ -217,7 +255,7 @@ impl Pool {
                 }
             }
         }
-        Self { shared, workers }
+        Self { shared, team: Team::new(workers.len() + 1), workers }
     }
 
     /// Threads that can work at once, the caller included.
@@ -240,34 +278,46 @@ impl Pool {
             }
             return;
         }
-        // SAFETY: only the lifetime changes. `Posting` does not let this function end, by return or by panic, before
-        // every thread that could use the task has left the job.
-        let task = unsafe { std::mem::transmute::<*const Task<'_>, *const Task<'static>>(f) };
-        let job = Job {
-            task,
-            parts,
-            helpers,
-            next: AtomicUsize::new(0),
-            joined: AtomicUsize::new(0),
-            active: AtomicUsize::new(0),
-            panic: Mutex::new(None),
-        };
+        if self.team.is_mine() && self.team.run_ascending(helpers, parts, f) {
+            return;
+        }
+        let job = Job::new(f, parts, helpers);
         {
-            let posting = Posting { job: &job, shared: &self.shared, _borrows_task: PhantomData };
-            {
-                let mut state = self.shared.state.lock();
-                state.jobs.push(Posted(&raw const job));
-                self.shared.epoch.fetch_add(1, Ordering::SeqCst);
-                for _ in 0..helpers.min(state.sleepers) {
-                    self.shared.work.notify_one();
-                }
-            }
+            let _posting = Posting::new(&self.shared, &job);
             job.work(0);
-            drop(posting);
         }
         if let Some(payload) = job.panic.into_inner() {
             resume_unwind(payload);
         }
+    }
+
+    /// Calls `f(parts, worker)` with ranges that make up `0..parts`, none longer than `grain`. In a [`Self::step`] each
+    /// thread gets a contiguous share, so that it streams through its own memory, and steals when that is done; elsewhere
+    /// ranges are handed out in ascending order. Otherwise as [`Self::run`].
+    ///
+    /// # Panics
+    /// As [`Self::run`].
+    pub fn run_ranges(&self, lanes: usize, parts: usize, grain: usize, f: &(dyn Fn(Range<usize>, usize) + Sync)) {
+        let grain = grain.max(1);
+        let helpers = lanes.saturating_sub(1).min(self.workers.len());
+        if helpers > 0 && parts > 1 && self.team.is_mine() && self.team.run_ranges(helpers, parts, grain, f) {
+            return;
+        }
+        self.run(lanes, parts.div_ceil(grain), &|i, worker| f(i * grain..parts.min((i + 1) * grain), worker));
+    }
+
+    /// Runs `f` on this thread with up to `lanes − 1` workers standing by: a job that `f` runs on this pool then reaches
+    /// them without a lock or a system call. For many short jobs in a row (a decode step). Steps do not nest, and one
+    /// thread at a time has one; others, and jobs started inside a part, go the usual way.
+    pub fn step<R>(&self, lanes: usize, f: impl FnOnce() -> R) -> R {
+        let helpers = lanes.saturating_sub(1).min(self.workers.len());
+        let Some(claim) = (helpers > 0).then(|| self.team.claim()).flatten() else { return f() };
+        let serve = |_: usize, worker: usize| claim.team().serve(worker);
+        let job = Job::new(&serve, helpers, helpers);
+        // Dropped in reverse order: workers are sent home, then waited for, then the team is free.
+        let _posting = Posting::new(&self.shared, &job);
+        let _end = step::End(&claim);
+        f()
     }
 }
 
@@ -379,6 +429,96 @@ mod tests {
             pool.run(3, 50, &|_, _| {
                 count.fetch_add(1, Ordering::Relaxed);
             });
+            assert_eq!(count.into_inner(), 50);
+        }
+    }
+
+    #[test]
+    fn a_step_runs_every_part_once() {
+        for threads in [1, 2, 3, 5] {
+            let pool = Pool::new(threads);
+            for round in 0..40 {
+                let done = pool.step(threads, || {
+                    let mut done = 0;
+                    for parts in [0, 1, 2, 3, 7, 64, 1000] {
+                        let counts: Vec<_> = (0..parts).map(|_| AtomicUsize::new(0)).collect();
+                        pool.run(threads, parts, &|part, worker| {
+                            assert!(worker < threads);
+                            counts[part].fetch_add(1, Ordering::Relaxed);
+                        });
+                        pool.run_ranges(threads, parts, 1 + round % 9, &|range, worker| {
+                            assert!(worker < threads && range.len() <= 1 + round % 9);
+                            range.for_each(|part| _ = counts[part].fetch_add(1, Ordering::Relaxed));
+                        });
+                        assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 2), "{threads} {parts}");
+                        done += parts;
+                        if round % 10 == 9 && parts == 7 {
+                            // Long enough for workers to sleep inside the step.
+                            std::thread::sleep(std::time::Duration::from_millis(3));
+                        }
+                    }
+                    done
+                });
+                assert_eq!(done, 1077);
+            }
+        }
+    }
+
+    #[test]
+    fn a_step_uses_its_threads_in_ranges_that_follow_each_other() {
+        let pool = Pool::new(2);
+        pool.step(2, || {
+            // Two parts that wait for each other end only when two threads are in, asleep before or not.
+            for pause_ms in [0, 5] {
+                std::thread::sleep(std::time::Duration::from_millis(pause_ms));
+                let barrier = Barrier::new(2);
+                pool.run_ranges(2, 2, 1, &|_, _| {
+                    barrier.wait();
+                });
+                pool.run(2, 2, &|_, _| {
+                    barrier.wait();
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn steps_of_several_threads_and_nested_jobs() {
+        let pool = Pool::new(3);
+        let total = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        pool.step(3, || {
+                            pool.step(3, || {
+                                pool.run(3, 5, &|_, _| {
+                                    pool.run_ranges(2, 4, 2, &|range, _| {
+                                        _ = total.fetch_add(range.len(), Ordering::Relaxed)
+                                    });
+                                });
+                            });
+                        });
+                    }
+                });
+            }
+        });
+        assert_eq!(total.into_inner(), 3 * 100 * 5 * 4);
+    }
+
+    #[test]
+    fn a_panic_in_a_step_ends_it_and_the_pool_lives_on() {
+        let pool = Pool::new(3);
+        for bad in [0, 31, 63] {
+            let caught = catch_unwind(AssertUnwindSafe(|| {
+                pool.step(3, || {
+                    pool.run_ranges(3, 64, 4, &|range, _| assert!(!range.contains(&bad), "part {bad} is bad"));
+                });
+            }));
+            let message = caught.expect_err("the panic is passed on");
+            assert_eq!(message.downcast_ref::<String>().map(String::as_str), Some(&*format!("part {bad} is bad")));
+            let count = AtomicUsize::new(0);
+            pool.step(3, || pool.run(3, 50, &|_, _| _ = count.fetch_add(1, Ordering::Relaxed)));
             assert_eq!(count.into_inner(), 50);
         }
     }
