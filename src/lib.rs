@@ -17,6 +17,7 @@
 //!     sampler: SamplerOptions::greedy(),
 //!     stop: Vec::new(),
 //!     ignore_eos: false,
+//!     draft_tokens: 0,
 //!     cancel: coexec::CancelToken::new(),
 //! };
 //! let tale = engine.session().generate(&request, &mut |piece| print!("{piece}"))?;

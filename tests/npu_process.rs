@@ -156,6 +156,7 @@ fn tell(engine: &Engine) -> Generation {
         sampler: SamplerOptions::greedy(),
         stop: Vec::new(),
         ignore_eos: true,
+        draft_tokens: 0,
         cancel: coexec::CancelToken::new(),
     };
     engine.session().generate(&request, &mut |_| {}).expect("every tale ends")

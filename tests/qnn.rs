@@ -78,6 +78,7 @@ fn greedy(engine: &Engine, prompt: &[TokenId], max_tokens: usize) -> Vec<TokenId
         sampler: SamplerOptions::greedy(),
         stop: Vec::new(),
         ignore_eos: true,
+        draft_tokens: 0,
         cancel: coexec::CancelToken::new(),
     };
     let done = engine.session().generate(&request, &mut |_| {}).expect("generates");

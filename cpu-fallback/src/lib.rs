@@ -18,12 +18,14 @@
 //! * attention: key blocks of [`PAGE_TOKENS`] absolute positions, merged every [`SEGMENT_PAGES`] pages ([`attention`]).
 //!
 //! # Unsafe code
-//! Only in `kernels` (instruction sets, disjoint output blocks) and in `pool` (a borrowed closure on other threads).
+//! Only in `kernels` (instruction sets, disjoint output blocks) and in `pool` (borrowed closures on other threads).
 
 pub mod activation;
 pub mod attention;
+pub mod cores;
 pub mod embed;
 pub mod error;
+pub mod gemv;
 pub mod i8gemm;
 pub mod input;
 pub mod kernels;
@@ -41,8 +43,10 @@ pub mod swiglu;
 
 pub use activation::{add_assign, add_bias, add_rows, silu_mul, silu_mul_rows, split_rows};
 pub use attention::{AttnShape, SEGMENT_PAGES, attend};
+pub use cores::Cores;
 pub use embed::embed_rows;
 pub use error::{CpuError, KernelError, TileError};
+pub use gemv::{Output, RowsInput, TileScratch, few_rows, few_rows_swiglu};
 pub use i8gemm::{I8Panels, gemm_u8s8};
 pub use input::LinearInput;
 pub use kernels::Kernels;

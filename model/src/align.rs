@@ -1,22 +1,52 @@
-//! Byte buffers on a 64-byte boundary, so that panels can be viewed as `f32`, `f16` or whole SIMD registers.
+//! Byte buffers on a 64-byte boundary, so that panels can be viewed as `f32`, `f16` or whole SIMD registers; large ones on huge
+//! pages.
 
 /// One cache line.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
+/// Size and boundary of a huge page where the system has them (x86-64, aarch64 with 4 KiB pages).
+const HUGE_PAGE: usize = 2 << 20;
+/// Buffers from this size are mapped, on huge pages where the system grants them: a stream of weights then needs a page
+/// walk per 2 MiB, not per 4 KiB.
+const MAPPED_MIN_BYTES: usize = 2 * HUGE_PAGE;
+
 /// A zero-initialised byte buffer whose first byte lies on a 64-byte boundary.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub struct AlignedBytes {
-    lines: Vec<Line>,
+    memory: Memory,
     len_bytes: usize,
+}
+
+enum Memory {
+    Lines(Vec<Line>),
+    /// An anonymous mapping; the buffer starts at `start`, on a huge page's boundary.
+    Mapped {
+        map: memmap2::MmapMut,
+        start: usize,
+    },
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::Lines(Vec::new())
+    }
+}
+
+impl Clone for AlignedBytes {
+    fn clone(&self) -> Self {
+        Self::copy_of(self)
+    }
 }
 
 impl AlignedBytes {
     /// A buffer of `len_bytes` zeros.
     #[must_use]
     pub fn zeroed(len_bytes: usize) -> Self {
-        Self { lines: vec![Line([0; 64]); len_bytes.div_ceil(64)], len_bytes }
+        let memory = if len_bytes >= MAPPED_MIN_BYTES { mapped(len_bytes) } else { None };
+        let memory = memory.unwrap_or_else(|| Memory::Lines(vec![Line([0; 64]); len_bytes.div_ceil(64)]));
+        Self { memory, len_bytes }
     }
 
     /// A copy of `bytes`.
@@ -30,14 +60,32 @@ impl AlignedBytes {
     /// The bytes.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.lines)[..self.len_bytes]
+        match &self.memory {
+            Memory::Lines(lines) => &bytemuck::cast_slice(lines)[..self.len_bytes],
+            Memory::Mapped { map, start } => &map[*start..*start + self.len_bytes],
+        }
     }
 
     /// The bytes, writable.
     #[must_use]
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len_bytes]
+        match &mut self.memory {
+            Memory::Lines(lines) => &mut bytemuck::cast_slice_mut(lines)[..self.len_bytes],
+            Memory::Mapped { map, start } => &mut map[*start..*start + self.len_bytes],
+        }
     }
+}
+
+/// Zeros in a mapping of their own; `None` when the system refuses one.
+fn mapped(len_bytes: usize) -> Option<Memory> {
+    let map = memmap2::MmapMut::map_anon(len_bytes.checked_add(HUGE_PAGE)?).ok()?;
+    let start = map.as_ptr().align_offset(HUGE_PAGE);
+    // A mapping's end lies within an allocation of `isize::MAX` bytes, so the offset is no more than a huge page.
+    let fits = start <= HUGE_PAGE;
+    // Only advice: without huge pages the buffer works as well.
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(memmap2::Advice::HugePage);
+    fits.then_some(Memory::Mapped { map, start })
 }
 
 impl std::ops::Deref for AlignedBytes {
@@ -59,11 +107,16 @@ mod tests {
 
     #[test]
     fn copies_are_aligned_and_equal() {
-        for len in [0, 1, 63, 64, 65, 1000] {
+        for len in [0, 1, 63, 64, 65, 1000, MAPPED_MIN_BYTES - 1, MAPPED_MIN_BYTES, MAPPED_MIN_BYTES + 77] {
             let bytes: Vec<u8> = (0..len).map(|i| i as u8).collect();
             let aligned = AlignedBytes::copy_of(&bytes);
             assert_eq!(aligned.as_slice(), bytes);
             assert_eq!(aligned.as_slice().as_ptr() as usize % 64, 0);
+            let mut twin = aligned.clone();
+            assert!(twin.iter().eq(aligned.iter()));
+            twin.as_mut_slice().fill(1);
+            assert_eq!(aligned.as_slice(), bytes, "a clone is a copy");
+            assert!(AlignedBytes::zeroed(len).iter().all(|b| *b == 0));
         }
     }
 }

@@ -97,7 +97,7 @@ impl Engine {
         let npu = npus.backend().map_or("none", |b| b.name());
         tracing::info!(npu, reason = npus.reason(), kernels = kernels.name(), "engine ready");
         let profile = npu::profile(&options.npu_profile)?;
-        let pool = Pool::new(options.worker_threads());
+        let pool = options.pool()?;
         let inner = EngineInner { model, options, pool, kernels, shadowed, profile, npus };
         Ok(Self { inner: Arc::new(inner) })
     }

@@ -2,6 +2,8 @@
 
 use crate::{
     RuntimeError, Session, Stats,
+    decode::MAX_ROWS,
+    draft::PromptLookup,
     prefill::{PrefillOptions, PrefillOutput},
     sampler::{Sampler, SamplerOptions},
     stats::peak_rss_bytes,
@@ -25,6 +27,8 @@ pub struct GenerateRequest {
     pub stop: Vec<String>,
     /// Go on past end-of-sequence tokens (benchmarks).
     pub ignore_eos: bool,
+    /// Most tokens that are guessed from the text and checked together ([`crate::draft`]): 0 … 7. It changes speed, not text.
+    pub draft_tokens: usize,
     /// Stops at the next task or token.
     pub cancel: CancelToken,
 }
@@ -74,6 +78,13 @@ impl Session {
         let engine = self.engine().clone();
         let config = engine.model().config();
         let tokenizer = engine.model().tokenizer();
+        if request.draft_tokens >= MAX_ROWS {
+            return Err(RuntimeError::Option {
+                option: "draft_tokens",
+                value: request.draft_tokens.to_string(),
+                reason: format!("use 0 … {}", MAX_ROWS - 1),
+            });
+        }
         let mut sampler = Sampler::new(request.sampler.clone())?;
         let mut stream = tokenizer.map(TextStream::new);
         let mut stop = StopStrings::new(request.stop.clone());
@@ -95,6 +106,12 @@ impl Session {
                 on_text(piece);
             }
         };
+        let mut lookup = PromptLookup::new(request.draft_tokens);
+        let vocab = config.vocab_size as usize;
+        // Rows of `logits` after the tokens known to be right; `draft[i]` is the guess that row `i + 1` follows.
+        let (mut row, mut draft) = (0, Vec::new());
+        let mut known = self.tokens().len();
+        let (mut drafted, mut accepted) = (0, 0);
         let finish_reason = loop {
             if tokens.len() >= request.max_tokens {
                 break FinishReason::Length;
@@ -102,7 +119,7 @@ impl Session {
             if request.cancel.is_cancelled() {
                 break FinishReason::Cancelled;
             }
-            let token = sampler.sample(&mut logits, self.tokens())?;
+            let token = sampler.sample(&mut logits[row * vocab..(row + 1) * vocab], &self.tokens()[..known])?;
             ttft.get_or_insert_with(|| start.elapsed());
             if !request.ignore_eos && config.eos_token_ids.contains(&token) {
                 break FinishReason::Eos;
@@ -119,7 +136,18 @@ impl Session {
             if tokens.len() >= request.max_tokens {
                 break FinishReason::Length;
             }
-            match self.decode(token) {
+            if draft.get(row) == Some(&token) {
+                // Guessed right: its row is there.
+                (row, known, accepted) = (row + 1, known + 1, accepted + 1);
+                continue;
+            }
+            lookup.accepted(draft.len(), row);
+            self.truncate(known);
+            draft.clear();
+            draft.push(token);
+            let room = (request.max_tokens - tokens.len()).min(self.room().saturating_sub(1));
+            draft.extend_from_slice(lookup.propose_after(self.tokens(), token, room));
+            match self.decode_rows(&draft) {
                 Ok(next) => {
                     logits.clear();
                     logits.extend_from_slice(next);
@@ -127,7 +155,11 @@ impl Session {
                 Err(RuntimeError::ContextFull { .. }) => break FinishReason::ContextFull,
                 Err(e) => return Err(e),
             }
+            draft.remove(0);
+            drafted += draft.len();
+            (row, known) = (0, known + 1);
         };
+        self.truncate(known);
         if let Some(stream) = stream.as_mut().filter(|_| finish_reason != FinishReason::Stop) {
             let result = stop.push(&stream.finish()?);
             emit(&result.emit, &mut text);
@@ -140,6 +172,7 @@ impl Session {
         let mut stats = prefill_stats(&engine, &prefill, request.prompt.len(), prefill_time);
         stats.ttft_ms = ttft.as_secs_f64() * 1e3;
         let decoded = tokens.len().saturating_sub(1);
+        (stats.drafted, stats.accepted) = (drafted, accepted);
         stats.decode_tokens_per_s = (decoded > 0).then(|| decoded as f64 / decode_time.as_secs_f64().max(1e-9));
         Ok(Generation { text, tokens, finish_reason, stats, prefill })
     }
@@ -165,5 +198,7 @@ pub fn prefill_stats(engine: &crate::Engine, prefill: &PrefillOutput, tokens: us
         npu_failures: prefill.npu_failures.clone(),
         clipped: prefill.clipped,
         saturated: prefill.saturated,
+        drafted: 0,
+        accepted: 0,
     }
 }

@@ -143,12 +143,10 @@ pub struct QkvBuffers {
     pub v: Vec<f32>,
 }
 
-/// Buffers of a forward pass on the CPU, reused between layers and tokens.
+/// Buffers of the head, reused between calls.
 #[derive(Debug, Default)]
 pub struct ForwardScratch {
     input: Vec<f32>,
-    output: Vec<f32>,
-    qkv: QkvBuffers,
     linear: LinearScratch,
 }
 
@@ -169,35 +167,6 @@ pub fn cpu_linear(
     let m = x.len() / w.k();
     y.resize(m * w.n(), 0.0);
     Ok(coexec_cpu::linear(ctx, &w.panels(), x, m, y, scratch)?)
-}
-
-/// All layers on the CPU, in place on the residual stream `x` `[m, hidden_size]` at positions `start_pos ..`.
-///
-/// # Errors
-/// When a weight tile is damaged.
-pub fn forward(
-    ctx: &Ctx<'_>,
-    model: &Model,
-    x: &mut [f32],
-    start_pos: usize,
-    kv: &KvCache,
-    s: &mut ForwardScratch,
-) -> Result<(), RuntimeError> {
-    for l in 0..model.config().num_hidden_layers as usize {
-        let layer = model.layer(l);
-        layer.attn_in(ctx, x, &mut s.input)?;
-        cpu_linear(ctx, model, l, LinearKind::Qkv, &s.input, &mut s.output, &mut s.linear)?;
-        layer.kv_write(ctx, &s.output, start_pos, kv, l, &mut s.qkv)?;
-        layer.attend(ctx, &s.qkv.q, start_pos, kv, l, &mut s.input)?;
-        cpu_linear(ctx, model, l, LinearKind::O, &s.input, &mut s.output, &mut s.linear)?;
-        coexec_cpu::add_assign(x, &s.output)?;
-        layer.ffn_in(ctx, x, &mut s.input)?;
-        cpu_linear(ctx, model, l, LinearKind::GateUp, &s.input, &mut s.output, &mut s.linear)?;
-        layer.act(ctx, &s.output, &mut s.input)?;
-        cpu_linear(ctx, model, l, LinearKind::Down, &s.input, &mut s.output, &mut s.linear)?;
-        coexec_cpu::add_assign(x, &s.output)?;
-    }
-    Ok(())
 }
 
 /// Embeds tokens: `out` `[m, hidden_size]`.

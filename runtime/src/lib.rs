@@ -8,7 +8,9 @@
 
 pub mod calibrate;
 pub mod compile;
+pub mod decode;
 pub mod doctor;
+pub mod draft;
 pub mod engine;
 pub mod error;
 pub mod eval;

@@ -40,8 +40,10 @@ impl FromStr for NpuChoice {
 /// Options of an [`crate::Engine`]. `Default` is what `coexec run` uses.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// CPU workers; 0 takes one per core.
+    /// CPU workers; 0 takes one per core that [`Self::cores`] allows.
     pub threads: usize,
+    /// Cores that CPU workers are bound to.
+    pub cores: coexec_cpu::Cores,
     /// Kernel set by name (`reference`, `avx2`, …); `None` takes the best that this CPU has.
     pub kernels: Option<String>,
     /// The NPU.
@@ -78,6 +80,7 @@ impl Default for EngineOptions {
     fn default() -> Self {
         Self {
             threads: 0,
+            cores: coexec_cpu::Cores::Auto,
             kernels: None,
             npu: NpuChoice::Auto,
             npu_profile: "sm8650".to_owned(),
@@ -141,13 +144,22 @@ impl EngineOptions {
         lens
     }
 
+    /// Starts the CPU workers.
+    ///
+    /// # Errors
+    /// When a core that was asked for is not there.
+    pub fn pool(&self) -> Result<coexec_cpu::Pool, RuntimeError> {
+        let cores = self.cores.resolve()?;
+        Ok(coexec_cpu::Pool::on_cores(self.worker_threads(), cores.as_deref()))
+    }
+
     /// CPU workers to start.
     #[must_use]
     pub fn worker_threads(&self) -> usize {
-        if self.threads > 0 {
-            self.threads
-        } else {
-            std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+        let cores = || self.cores.resolve().ok().flatten().map(|cores| cores.len());
+        match self.threads {
+            0 => cores().unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
+            threads => threads,
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use crate::{
     Engine, RuntimeError,
+    decode::{self, DecodeBuffers},
     kv::KvCache,
-    layer::{self, ForwardScratch},
     npu::{PreparedNpu, failover::Trouble},
     prefill::{
         LogitsWanted, PrefillOptions, PrefillOutput, PrefillPlan, plan,
@@ -19,15 +19,13 @@ pub struct Session {
     engine: Engine,
     kv: KvCache,
     tokens: Vec<TokenId>,
-    x: Vec<f32>,
-    logits: Vec<f32>,
-    scratch: ForwardScratch,
+    decode_buffers: DecodeBuffers,
 }
 
 impl Session {
     pub(crate) fn new(engine: Engine) -> Self {
         let kv = KvCache::new(engine.model().config(), engine.options().kv);
-        Self { engine, kv, tokens: Vec::new(), x: Vec::new(), logits: Vec::new(), scratch: ForwardScratch::default() }
+        Self { engine, kv, tokens: Vec::new(), decode_buffers: DecodeBuffers::default() }
     }
 
     /// The engine.
@@ -40,6 +38,12 @@ impl Session {
     #[must_use]
     pub fn tokens(&self) -> &[TokenId] {
         &self.tokens
+    }
+
+    /// Tokens that the context still holds.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        (self.engine.model().config().max_position_embeddings as usize).saturating_sub(self.tokens.len())
     }
 
     /// Bytes of K and V.
@@ -152,18 +156,29 @@ impl Session {
     /// # Errors
     /// A full context, an unknown token, a damaged weight tile; the session then is as it was before.
     pub fn decode(&mut self, token: TokenId) -> Result<&mut [f32], RuntimeError> {
-        self.check(&[token])?;
+        self.decode_rows(&[token])
+    }
+
+    /// Runs the model over a few tokens at once on the CPU, reading the weights once: returns logits `[tokens, vocab_size]`, bit
+    /// for bit those that [`Self::decode`] gives one by one.
+    ///
+    /// # Errors
+    /// As [`Self::decode`]; also for no token, or more than [`decode::MAX_ROWS`].
+    pub fn decode_rows(&mut self, tokens: &[TokenId]) -> Result<&mut [f32], RuntimeError> {
+        if tokens.is_empty() {
+            return Err(RuntimeError::EmptyPrompt);
+        }
+        self.check(tokens)?;
         let inner = &self.engine.inner;
-        let span = tracing::debug_span!("decode", pos = self.tokens.len());
+        let span = tracing::debug_span!("decode", pos = self.tokens.len(), tokens = tokens.len());
         let _entered = span.enter();
         let ctx = Ctx { kernels: inner.kernels, pool: &inner.pool, lanes: inner.pool.threads() };
         let pos = self.tokens.len();
-        inner.model.reserve_positions(pos + 1)?;
-        self.kv.reserve(pos + 1);
-        layer::embed(&inner.model, &[token.0], &mut self.x)?;
-        layer::forward(&ctx, &inner.model, &mut self.x, pos, &self.kv, &mut self.scratch)?;
-        layer::head(&ctx, &inner.model, &self.x, &mut self.logits, &mut self.scratch)?;
-        self.tokens.push(token);
-        Ok(&mut self.logits)
+        inner.model.reserve_positions(pos + tokens.len())?;
+        self.kv.reserve(pos + tokens.len());
+        let logits =
+            decode::step(&ctx, &inner.model, tokens.iter().map(|t| t.0), pos, &self.kv, &mut self.decode_buffers)?;
+        self.tokens.extend_from_slice(tokens);
+        Ok(logits)
     }
 }

@@ -33,6 +33,10 @@ pub struct Stats {
     pub clipped: u64,
     /// NPU outputs that saturated and were computed again on the CPU.
     pub saturated: u64,
+    /// Tokens that were guessed for decoding.
+    pub drafted: usize,
+    /// Guesses that were right.
+    pub accepted: usize,
 }
 
 /// Peak resident memory of this process; `None` where the system does not tell.

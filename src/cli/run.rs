@@ -41,6 +41,9 @@ pub(crate) struct RunArgs {
     /// Go on past end-of-sequence tokens
     #[arg(long)]
     ignore_eos: bool,
+    /// Most tokens guessed from the text so far and checked together, 0 … 7: same text, faster where it repeats itself
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u8).range(..=7))]
+    draft: u8,
     #[command(flatten)]
     engine: EngineArgs,
     /// What to print
@@ -157,6 +160,7 @@ pub(crate) fn run(args: &RunArgs, cancel: &CancelToken) -> anyhow::Result<()> {
         sampler: args.sampling.options(&engine)?,
         stop: args.stop.clone(),
         ignore_eos: args.ignore_eos,
+        draft_tokens: usize::from(args.draft),
         cancel: cancel.clone(),
     };
     let text = args.format == Format::Text;
@@ -200,6 +204,7 @@ pub(crate) fn tell_a_tale(cancel: &CancelToken) -> anyhow::Result<()> {
         sampler,
         stop: Vec::new(),
         ignore_eos: false,
+        draft_tokens: 0,
         cancel: cancel.clone(),
     };
     let millions = parameters(&engine.model().file().summary()) as f64 / 1e6;
@@ -268,6 +273,9 @@ fn summary(engine: &Engine, g: &Generation, prompt_tokens: usize) -> String {
         engine.kernels(),
         engine.options().worker_threads(),
     );
+    if s.drafted > 0 {
+        text.push_str(&format!("\ndraft    {} of {} guessed tokens were right", s.accepted, s.drafted));
+    }
     for elsewhere in &s.ran_elsewhere {
         text.push_str(&format!("\nNOTE     {elsewhere}"));
     }

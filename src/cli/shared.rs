@@ -94,9 +94,12 @@ pub(crate) struct EngineArgs {
     /// How K and V are stored
     #[arg(long, value_enum, default_value = "f16")]
     kv: Kv,
-    /// CPU workers; 0 is one per core
+    /// CPU workers; 0 is one per core that --cores allows
     #[arg(long, short = 't', default_value_t = 0, value_name = "N")]
     threads: usize,
+    /// Cores that CPU workers are bound to: auto (on Android the fast ones), all, big, or a list such as 0,2,4-7
+    #[arg(long, default_value = "auto", value_name = "CORES")]
+    cores: String,
     /// CPU kernels: reference, generic, avx2, avx512vnni; the best of this CPU without it
     #[arg(long, value_name = "NAME")]
     kernels: Option<String>,
@@ -125,6 +128,7 @@ impl EngineArgs {
     pub(crate) fn options(&self) -> anyhow::Result<EngineOptions> {
         let options = EngineOptions {
             threads: self.threads,
+            cores: self.cores.parse::<coexec_cpu::Cores>()?,
             kernels: self.kernels.clone(),
             npu: self.npu.parse::<NpuChoice>()?,
             chunk_lens: self.chunk_lens()?,

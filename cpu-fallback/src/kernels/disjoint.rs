@@ -1,6 +1,6 @@
 //! Parallel writes into one buffer, each part to its own block of rows and columns.
 
-use crate::Pool;
+use crate::{Ctx, Pool};
 use std::{marker::PhantomData, ops::Range};
 
 /// How a row-major `[rows, cols]` buffer is cut into blocks.
@@ -169,6 +169,30 @@ pub(crate) fn for_each_block3<A: Send, B: Send, C: Send>(
         if let (Some(a), Some(b), Some(c)) = blocks {
             f(worker, (a, b, c));
         }
+    });
+}
+
+/// Calls `f(worker, block)` with blocks of all rows and `unit` columns, or several times that (up to `grain`), that make up `data`
+/// `[rows, cols]`; each thread gets columns that follow each other ([`Pool::run_ranges`]).
+pub(crate) fn for_each_unit<T: Send>(
+    ctx: &Ctx<'_>,
+    data: &mut [T],
+    (rows, cols): (usize, usize),
+    unit: usize,
+    grain: usize,
+    f: &(dyn Fn(usize, Block<'_, T>) + Sync),
+) {
+    assert!(rows.checked_mul(cols) == Some(data.len()) && unit > 0);
+    if rows == 0 {
+        return;
+    }
+    let start = Start(data.as_mut_ptr());
+    ctx.pool.run_ranges(ctx.lanes, cols.div_ceil(unit), grain, &|units, worker| {
+        let cols_here = units.start * unit..cols.min(units.end * unit);
+        // SAFETY: the column lies inside the buffer, whose size was checked.
+        let first = unsafe { start.get().add(cols_here.start) };
+        // The pool hands each unit out once, and blocks of different units share no element.
+        f(worker, Block { first, stride: cols, rows: 0..rows, cols: cols_here, _exclusive: PhantomData });
     });
 }
 

@@ -28,7 +28,7 @@ mod x86_64;
 mod tests;
 
 pub(crate) use args::{AttnPageArgs, FloatLinearArgs, GemmU8S8Args, IntLinearArgs, PageScratch, QuantView};
-pub(crate) use disjoint::{Block, Grid, for_each_block, for_each_block3, for_each_item};
+pub(crate) use disjoint::{Block, Grid, for_each_block, for_each_block3, for_each_item, for_each_unit};
 pub(crate) use generic::exp;
 
 use crate::{KernelError, kv::KvSlice};

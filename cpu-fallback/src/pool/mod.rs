@@ -237,6 +237,13 @@ impl Pool {
     /// When the system refuses a thread, the pool is smaller and the log says so.
     #[must_use]
     pub fn new(threads: usize) -> Self {
+        Self::on_cores(threads, None)
+    }
+
+    /// As [`Self::new`], with the started threads bound to `cores` together: which of them runs on which is the system's
+    /// matter. Callers of [`Self::run`] stay where they are.
+    #[must_use]
+    pub fn on_cores(threads: usize, cores: Option<&[usize]>) -> Self {
         let shared = Arc::new(Shared {
             state: Mutex::new(State { jobs: Vec::with_capacity(8), sleepers: 0, shutdown: false }),
             work: Condvar::new(),
@@ -246,8 +253,14 @@ impl Pool {
         });
         let mut workers = Vec::new();
         for i in 1..threads.clamp(1, MAX_THREADS) {
-            let shared = Arc::clone(&shared);
-            match std::thread::Builder::new().name(format!("coexec-cpu-{i}")).spawn(move || shared.worker()) {
+            let (shared, cores) = (Arc::clone(&shared), cores.map(<[usize]>::to_vec));
+            let body = move || {
+                if let Some(cores) = &cores {
+                    crate::cores::bind(cores);
+                }
+                shared.worker();
+            };
+            match std::thread::Builder::new().name(format!("coexec-cpu-{i}")).spawn(body) {
                 Ok(handle) => workers.push(handle),
                 Err(error) => {
                     tracing::warn!(%error, started = i, wanted = threads, "the system refuses more threads");

@@ -1,0 +1,115 @@
+//! Linears of a few rows: the bits of `linear`, with every fused operation, source, number of threads, inside and outside a step.
+
+mod common;
+
+use coexec_cpu::*;
+use coexec_model::WeightFormat;
+use common::{Copied, Numbers, bits, ctx, pack};
+
+const EPS: f32 = 1e-5;
+
+#[test]
+fn few_rows_give_the_bits_of_linear() {
+    let pool = Pool::new(3);
+    // 700 inputs: several panels to a tile, several tiles; 300 rows end inside a panel.
+    let (n, k) = (300, 700);
+    let mut numbers = Numbers::new(1);
+    let rows: Vec<Vec<f32>> = (0..n).map(|_| numbers.floats(k)).collect();
+    let gain = numbers.floats(k);
+    for format in WeightFormat::ALL {
+        let bytes = pack(format, k, &rows);
+        let (in_place, copied) = (SliceTiles::new(format, k, &bytes), Copied::new(format, k, &bytes));
+        let sources: [&dyn TileSource; 2] = [&in_place, &copied];
+        for m in [1, 2, 5, 8] {
+            let (x, residual) = (numbers.floats(m * k), numbers.floats(m * n));
+            let mut normed = vec![0.0; m * k];
+            rms_norm(&ctx(&pool, 1), &x, &gain, EPS, &mut normed).expect("fits");
+            let w = PanelTensor { format, n, k, tiles: &in_place };
+            let expected: Vec<Vec<f32>> = [&x, &normed]
+                .map(|x| {
+                    let mut y = vec![0.0; m * n];
+                    linear(&ctx(&pool, 1), &w, x, m, &mut y, &mut LinearScratch::new()).expect("fits");
+                    y
+                })
+                .into();
+            let added: Vec<f32> = residual.iter().zip(&expected[0]).map(|(r, y)| r + y).collect();
+            for tiles in sources {
+                let w = PanelTensor { format, n, k, tiles };
+                for lanes in [1, 2, 3] {
+                    let ctx = ctx(&pool, lanes);
+                    let (mut input, mut scratch) = (RowsInput::default(), TileScratch::default());
+                    let mut check = || {
+                        let mut y = vec![9.0; m * n];
+                        input.set(&ctx, format, &x, k).expect("fits");
+                        few_rows(&ctx, &w, &input, &mut y, Output::Store, &mut scratch).expect("fits");
+                        assert_eq!(bits(&y), bits(&expected[0]), "{format} {m} rows, {lanes} lanes");
+                        y.copy_from_slice(&residual);
+                        few_rows(&ctx, &w, &input, &mut y, Output::Add, &mut scratch).expect("fits");
+                        assert_eq!(bits(&y), bits(&added), "{format} {m} rows, {lanes} lanes, added");
+                        input.norm(&ctx, format, &x, &gain, EPS).expect("fits");
+                        few_rows(&ctx, &w, &input, &mut y, Output::Store, &mut scratch).expect("fits");
+                        assert_eq!(bits(&y), bits(&expected[1]), "{format} {m} rows, {lanes} lanes, normed");
+                    };
+                    check();
+                    pool.step(lanes, check);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn swiglu_is_that_of_the_parts() {
+    let pool = Pool::new(2);
+    let (ffn, k) = (144, 320);
+    let mut numbers = Numbers::new(2);
+    let rows: Vec<Vec<f32>> = (0..2 * ffn).map(|_| numbers.floats(k)).collect();
+    for format in WeightFormat::ALL {
+        let bytes = pack(format, k, &rows);
+        let (in_place, copied) = (SliceTiles::new(format, k, &bytes), Copied::new(format, k, &bytes));
+        let sources: [&dyn TileSource; 2] = [&in_place, &copied];
+        for (m, tiles) in [(1, sources[0]), (3, sources[0]), (8, sources[1]), (1, sources[1])] {
+            let w = PanelTensor { format, n: 2 * ffn, k, tiles };
+            let ctx = ctx(&pool, 2);
+            let x = numbers.floats(m * k);
+            let mut joined = vec![0.0; m * 2 * ffn];
+            linear(&ctx, &w, &x, m, &mut joined, &mut LinearScratch::new()).expect("fits");
+            let (mut gate, mut up, mut expected) = (vec![0.0; m * ffn], vec![0.0; m * ffn], vec![0.0; m * ffn]);
+            split_rows(&joined, m, &[ffn, ffn], &mut [&mut gate, &mut up]).expect("fits");
+            silu_mul(&ctx, &gate, &up, &mut expected).expect("fits");
+            let (mut input, mut out) = (RowsInput::default(), vec![9.0; m * ffn]);
+            input.set(&ctx, format, &x, k).expect("fits");
+            pool.step(2, || few_rows_swiglu(&ctx, &w, &input, &mut out, &mut TileScratch::default())).expect("fits");
+            assert_eq!(bits(&out), bits(&expected), "{format} {m} rows");
+        }
+    }
+}
+
+#[test]
+fn bad_calls_are_errors() {
+    let pool = Pool::new(2);
+    let ctx = ctx(&pool, 2);
+    let (n, k, format) = (2000, 300, WeightFormat::Q8);
+    let bytes = pack(format, k, &vec![vec![1.0; k]; n]);
+    let mut tiles = Copied::new(format, k, &bytes);
+    tiles.broken = Some(1);
+    let w = PanelTensor { format, n, k, tiles: &tiles };
+    let (mut input, mut scratch, mut y) = (RowsInput::default(), TileScratch::default(), vec![0.0; n]);
+    let rows = |m: usize| vec![1.0; m * k];
+    assert!(matches!(input.set(&ctx, format, &[], k), Err(CpuError::Argument { .. })));
+    assert!(matches!(input.set(&ctx, format, &rows(9), k), Err(CpuError::Argument { .. })));
+    assert!(matches!(
+        input.set(&ctx, format, &rows(1)[1..], k),
+        Err(CpuError::Shape { .. } | CpuError::Argument { .. })
+    ));
+    input.set(&ctx, format, &rows(1), k).expect("one row");
+    let error = few_rows(&ctx, &w, &input, &mut y, Output::Store, &mut scratch).expect_err("tile 1 is broken");
+    assert_eq!(error, CpuError::Tile(TileError::new("tile 1 is broken")));
+    let error = few_rows_swiglu(&ctx, &w, &input, &mut y[..1000], &mut scratch).expect_err("1000 is not whole panels");
+    assert!(matches!(error, CpuError::Argument { .. }));
+    assert!(few_rows(&ctx, &w, &input, &mut y[1..], Output::Store, &mut scratch).is_err());
+    input.set(&ctx, WeightFormat::F16, &rows(1), k).expect("one row");
+    assert!(few_rows(&ctx, &w, &input, &mut y, Output::Store, &mut scratch).is_err(), "float input, integer weights");
+    input.set(&ctx, format, &rows(1)[..k - 1], k - 1).expect("one row");
+    assert!(few_rows(&ctx, &w, &input, &mut y, Output::Store, &mut scratch).is_err(), "another k");
+}
