@@ -1,4 +1,7 @@
-//! Integer linears over panels: 4-bit and 8-bit weights times activations in groups of 32.
+//! Integer linears of a few rows over panels: a stream of weights, each read once.
+//!
+//! Panels are taken one after another, so that a thread reads memory in one ascending stream: the hardware's prefetcher follows
+//! it, and group scales, which stand behind a panel's codes, are asked for while the panel before is worked on.
 
 use super::{int_gemm::int_gemm, store};
 use crate::kernels::{Block, IntLinearArgs};
@@ -9,15 +12,14 @@ use coexec_model::{
 use std::arch::x86_64::*;
 
 const Q8: u8 = 0;
-
 const Q4: u8 = 1;
-
 const Q4S: u8 = 2;
 
 /// Most rows that are streamed; more are worth unpacking weights for.
 const FEW_ROWS: usize = 8;
 
-/// How far ahead weights are prefetched for a lone row.
+/// How far ahead 4-bit codes are prefetched into the second cache. Unpacking them leaves the core too little room to wait for
+/// memory by itself; `q8` has that room, and prefetches would only cost it load slots (both measured).
 const PREFETCH_BYTES: usize = 8192;
 
 /// A panel's parts, for pointer access.
@@ -26,203 +28,182 @@ struct Panel {
     codes: *const u8,
     group_scales: *const u8,
     channel_scales: *const f32,
+    /// Scales of the panel after this one, in whole lines; asked for while this one is worked on.
+    next_scales: *const u8,
+    scale_lines: usize,
 }
 
-/// `M` rows × `P` panels of an integer linear, for every group in order.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn prefetch(at: *const u8) {
+    #[allow(unused_unsafe, reason = "older compilers call this intrinsic unsafe")]
+    // SAFETY: a prefetch is a hint; no address can make it fail.
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+}
+
+/// Four codes of a row, in every lane.
 ///
 /// # Safety
-/// `panels` point to panels with `groups` groups of format `F`; `codes`, `scales`, `sums` to `M` rows of `groups` groups.
+/// `at` points to four codes.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn four(at: *const i8) -> __m512i {
+    // SAFETY: the caller's.
+    _mm512_set1_epi32(unsafe { at.cast::<i32>().read_unaligned() })
+}
+
+/// `M` rows × one panel of an integer linear, for every group in order.
+///
+/// # Safety
+/// `panel` has `groups` groups of format `F`; `codes`, `scales`, `sums` point to `M` rows of `groups` groups.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 #[inline]
-unsafe fn int_tile<const F: u8, const M: usize, const P: usize>(
-    panels: [Panel; P],
+unsafe fn int_panel<const F: u8, const M: usize>(
+    panel: Panel,
     codes: *const i8,
     scales: *const f32,
     sums: *const i32,
     groups: usize,
-) -> [[__m512; P]; M] {
-    let mut acc = [[_mm512_setzero_ps(); P]; M];
+) -> [__m512; M] {
+    let zero = _mm512_setzero_si512();
+    let mut acc = [_mm512_setzero_ps(); M];
     let flip = _mm512_set1_epi8(-128);
     let nibble = _mm512_set1_epi8(0xF);
     let group_bytes = if F == Q8 { 512 } else { 256 };
     for g in 0..groups {
-        if M == 1 {
-            // One row is bound by memory: stay ahead of the hardware's prefetcher, which stops at page ends.
-            for p in 0..P {
-                for line in 0..group_bytes / 64 {
-                    let ahead = panels[p].codes.wrapping_add(g * group_bytes + line * 64 + PREFETCH_BYTES);
-                    #[allow(unused_unsafe, reason = "older compilers call this intrinsic unsafe")]
-                    // SAFETY: a prefetch is a hint; no address can make it fail.
-                    unsafe {
-                        _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-                    }
-                }
-            }
-        }
-        let mut dots = [[_mm512_setzero_si512(); P]; M];
-        let mut dots2 = dots;
-        for m in 0..M {
-            // SAFETY: `m < M`, `g < groups`.
-            let sum = unsafe { *sums.add(m * groups + g) };
-            dots[m] = [_mm512_set1_epi32(sum * if F == Q8 { -128 } else { -8 }); P];
+        // Two chains: of even and odd quads (`q8`), of low and high nibbles.
+        let (mut first, mut second) = ([zero; M], [zero; M]);
+        let at = panel.codes.wrapping_add(g * group_bytes);
+        if g < panel.scale_lines {
+            prefetch(panel.next_scales.wrapping_add(g * 64));
         }
         for j in 0..group_bytes / 64 {
-            let mut w = [_mm512_setzero_si512(); P];
-            for p in 0..P {
-                // SAFETY: `j` stays in group `g` of the panel's codes.
-                w[p] = unsafe { _mm512_loadu_si512(panels[p].codes.add(g * group_bytes + j * 64).cast()) };
+            if F != Q8 {
+                prefetch(at.wrapping_add(j * 64 + PREFETCH_BYTES));
             }
+            // SAFETY: `j` stays in group `g` of the panel's codes.
+            let w = unsafe { _mm512_loadu_si512(at.add(j * 64).cast()) };
             if F == Q8 {
-                for p in 0..P {
-                    w[p] = _mm512_xor_si512(w[p], flip);
-                }
+                let w = _mm512_xor_si512(w, flip);
                 for m in 0..M {
                     // SAFETY: four codes of group `g` of row `m`.
-                    let x = unsafe { codes.add((m * groups + g) * GROUP + 4 * j).cast::<i32>().read_unaligned() };
-                    let x = _mm512_set1_epi32(x);
-                    for p in 0..P {
-                        dots[m][p] = _mm512_dpbusd_epi32(dots[m][p], w[p], x);
-                    }
+                    let x = unsafe { four(codes.add((m * groups + g) * GROUP + 4 * j)) };
+                    let chain = if j % 2 == 0 { &mut first[m] } else { &mut second[m] };
+                    *chain = _mm512_dpbusd_epi32(*chain, w, x);
                 }
             } else {
-                let mut high = [_mm512_setzero_si512(); P];
-                for p in 0..P {
-                    high[p] = _mm512_and_si512(_mm512_srli_epi16::<4>(w[p]), nibble);
-                    w[p] = _mm512_and_si512(w[p], nibble);
-                }
+                // The high nibbles stay where they are: their sum is 16 times what it should be.
+                let (low, high) = (_mm512_and_si512(w, nibble), _mm512_andnot_si512(nibble, w));
                 for m in 0..M {
                     // SAFETY: eight codes of group `g` of row `m`.
                     let (x, y) = unsafe {
-                        let at = codes.add((m * groups + g) * GROUP + 8 * j).cast::<i32>();
-                        (at.read_unaligned(), at.add(1).read_unaligned())
+                        let at = codes.add((m * groups + g) * GROUP + 8 * j);
+                        (four(at), four(at.add(4)))
                     };
-                    let (x, y) = (_mm512_set1_epi32(x), _mm512_set1_epi32(y));
-                    for p in 0..P {
-                        dots[m][p] = _mm512_dpbusd_epi32(dots[m][p], w[p], x);
-                        // A lone row has registers to spare for a second, shorter chain.
-                        if M == 1 {
-                            dots2[m][p] = _mm512_dpbusd_epi32(dots2[m][p], high[p], y);
-                        } else {
-                            dots[m][p] = _mm512_dpbusd_epi32(dots[m][p], high[p], y);
-                        }
-                    }
+                    first[m] = _mm512_dpbusd_epi32(first[m], low, x);
+                    second[m] = _mm512_dpbusd_epi32(second[m], high, y);
                 }
             }
         }
-        let mut group_scale = [_mm512_setzero_ps(); P];
-        if F == Q4 {
-            for p in 0..P {
+        let group_scale = match F {
+            Q4 => {
                 // SAFETY: 8 bytes of scales of group `g`.
-                let bytes = unsafe { _mm_loadl_epi64(panels[p].group_scales.add(g * 8).cast()) };
+                let bytes = unsafe { _mm_loadl_epi64(panel.group_scales.add(g * 8).cast()) };
                 let mask = _mm_set1_epi8(0xF);
                 let (low, high) = (_mm_and_si128(bytes, mask), _mm_and_si128(_mm_srli_epi16::<4>(bytes), mask));
-                group_scale[p] = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_unpacklo_epi64(low, high)));
+                _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_unpacklo_epi64(low, high)))
             }
-        } else if F == Q4S {
-            for p in 0..P {
-                // SAFETY: 32 bytes of scales of group `g`.
-                let bytes = unsafe { _mm256_loadu_si256(panels[p].group_scales.add(g * 32).cast()) };
-                group_scale[p] = _mm512_cvtph_ps(bytes);
-            }
-        }
+            // SAFETY: 32 bytes of scales of group `g`.
+            Q4S => unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(panel.group_scales.add(g * 32).cast())) },
+            _ => _mm512_setzero_ps(),
+        };
         for m in 0..M {
             // SAFETY: `m < M`, `g < groups`.
-            let sx = _mm512_set1_ps(unsafe { *scales.add(m * groups + g) });
-            for p in 0..P {
-                let dot = if M == 1 { _mm512_add_epi32(dots[m][p], dots2[m][p]) } else { dots[m][p] };
-                let dot = _mm512_cvtepi32_ps(dot);
-                acc[m][p] = match F {
-                    Q8 => _mm512_fmadd_ps(dot, sx, acc[m][p]),
-                    // Below 2^24: the product is exact.
-                    Q4 => _mm512_fmadd_ps(_mm512_mul_ps(dot, group_scale[p]), sx, acc[m][p]),
-                    _ => _mm512_fmadd_ps(dot, _mm512_mul_ps(sx, group_scale[p]), acc[m][p]),
-                };
-            }
+            let (sum, sx) = unsafe { (*sums.add(m * groups + g), *scales.add(m * groups + g)) };
+            let (sum, sx) = (_mm512_set1_epi32(sum), _mm512_set1_ps(sx));
+            // Codes were made unsigned by a constant: 128 (`q8`) or 8 times the sum of the activations is too much.
+            let dot = if F == Q8 {
+                _mm512_sub_epi32(_mm512_add_epi32(first[m], second[m]), _mm512_slli_epi32::<7>(sum))
+            } else {
+                let second = _mm512_srai_epi32::<4>(second[m]);
+                _mm512_sub_epi32(_mm512_add_epi32(first[m], second), _mm512_slli_epi32::<3>(sum))
+            };
+            let dot = _mm512_cvtepi32_ps(dot);
+            acc[m] = match F {
+                Q8 => _mm512_fmadd_ps(dot, sx, acc[m]),
+                // Below 2^24: the product is exact.
+                Q4 => _mm512_fmadd_ps(_mm512_mul_ps(dot, group_scale), sx, acc[m]),
+                _ => _mm512_fmadd_ps(dot, _mm512_mul_ps(sx, group_scale), acc[m]),
+            };
         }
     }
     if F != Q4S {
-        for p in 0..P {
-            // SAFETY: 16 channel scales.
-            let scale = unsafe { _mm512_loadu_ps(panels[p].channel_scales) };
-            for row in &mut acc {
-                row[p] = _mm512_mul_ps(row[p], scale);
-            }
-        }
+        // SAFETY: 16 channel scales.
+        let scale = unsafe { _mm512_loadu_ps(panel.channel_scales) };
+        acc = acc.map(|acc| _mm512_mul_ps(acc, scale));
     }
     acc
 }
 
-/// All rows × `P` panels, from panel `first`.
+/// `M` rows × all panels.
 ///
 /// # Safety
-/// The lengths in `args` fit the block (checked by `Kernels::int_linear`), which has `first + P` panels.
+/// The lengths in `args` fit the block (checked by `Kernels::int_linear`), which has `M` rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn int_rows<const F: u8, const P: usize>(args: &IntLinearArgs<'_>, block: &mut Block<'_, f32>, first: usize) {
+unsafe fn int_rows<const F: u8, const M: usize>(args: &IntLinearArgs<'_>, block: &mut Block<'_, f32>) {
     let layout = panel_layout(args.format, args.k);
     let groups = padded_k(args.k) / GROUP;
-    let panels: [Panel; P] = std::array::from_fn(|p| {
-        let panel = &args.panels[(first + p) * layout.bytes..(first + p + 1) * layout.bytes];
-        Panel {
+    for (p, panel) in args.panels.chunks_exact(layout.bytes).enumerate() {
+        let next = panel.as_ptr().wrapping_add(layout.bytes);
+        let parts = Panel {
             codes: panel.as_ptr(),
             group_scales: panel[layout.group_scales..].as_ptr(),
             channel_scales: panel[layout.channel_scales..].as_ptr().cast(),
-        }
-    });
-    let mut row = 0;
-    macro_rules! rows {
-        ($m:literal) => {
-            while row + $m <= block.rows() {
-                // SAFETY: the lengths were checked by the caller.
-                let acc = unsafe {
-                    int_tile::<F, $m, P>(
-                        panels,
-                        args.x.codes.as_ptr().add(row * groups * GROUP),
-                        args.x.scales.as_ptr().add(row * groups),
-                        args.x.sums.as_ptr().add(row * groups),
-                        groups,
-                    )
-                };
-                for values in acc {
-                    let out = block.row(row);
-                    for (p, v) in values.into_iter().enumerate() {
-                        store(out, (first + p) * PANEL_ROWS, v);
-                    }
-                    row += 1;
-                }
-            }
+            next_scales: next.wrapping_add(layout.group_scales),
+            scale_lines: (layout.bytes - layout.group_scales).div_ceil(64),
         };
+        // SAFETY: the lengths were checked by the caller.
+        let acc = unsafe {
+            int_panel::<F, M>(parts, args.x.codes.as_ptr(), args.x.scales.as_ptr(), args.x.sums.as_ptr(), groups)
+        };
+        for (m, values) in acc.into_iter().enumerate() {
+            store(block.row(m), p * PANEL_ROWS, values);
+        }
     }
-    rows!(6);
-    rows!(4);
-    rows!(2);
-    rows!(1);
 }
 
 /// See [`IntLinearArgs`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 pub(in crate::kernels) fn int_linear(args: &IntLinearArgs<'_>, block: &mut Block<'_, f32>) {
+    if args.k == 0 {
+        return crate::kernels::generic::int_linear(args, block);
+    }
     if block.rows() > FEW_ROWS {
         return int_gemm(args, block);
     }
-    let panels = block.cols().div_ceil(PANEL_ROWS);
-    let mut p = 0;
-    macro_rules! panels {
+    macro_rules! rows {
         ($f:ident) => {
-            // SAFETY: panels `p` and `p + 1` exist; lengths were checked by `Kernels::int_linear`.
+            // SAFETY: so many rows there are; lengths were checked by `Kernels::int_linear`.
             unsafe {
-                while p + 2 <= panels {
-                    int_rows::<$f, 2>(args, block, p);
-                    p += 2;
-                }
-                if p < panels {
-                    int_rows::<$f, 1>(args, block, p);
+                match block.rows() {
+                    0 => {}
+                    1 => int_rows::<$f, 1>(args, block),
+                    2 => int_rows::<$f, 2>(args, block),
+                    3 => int_rows::<$f, 3>(args, block),
+                    4 => int_rows::<$f, 4>(args, block),
+                    5 => int_rows::<$f, 5>(args, block),
+                    6 => int_rows::<$f, 6>(args, block),
+                    7 => int_rows::<$f, 7>(args, block),
+                    _ => int_rows::<$f, 8>(args, block),
                 }
             }
         };
     }
     match args.format {
-        WeightFormat::Q8 => panels!(Q8),
-        WeightFormat::Q4 => panels!(Q4),
-        _ => panels!(Q4S),
+        WeightFormat::Q8 => rows!(Q8),
+        WeightFormat::Q4 => rows!(Q4),
+        _ => rows!(Q4S),
     }
 }
