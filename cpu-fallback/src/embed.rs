@@ -17,7 +17,17 @@ pub fn embed_rows(w: &PanelTensor<'_>, ids: &[u32], out: &mut [f32]) -> Result<(
         return Err(CpuError::Token { id, rows: w.n });
     }
     let tile_of = |id: u32| id as usize / PANEL_ROWS / w.panels_per_tile();
-    let mut order: Vec<(usize, usize)> = ids.iter().enumerate().map(|(i, id)| (tile_of(*id), i)).collect();
+    // Ids by tile; those of a decode step need no memory of their own.
+    let (mut few, mut many) = ([(0, 0); crate::gemv::MAX_ROWS], Vec::new());
+    let order: &mut [(usize, usize)] = if ids.len() <= few.len() {
+        &mut few[..ids.len()]
+    } else {
+        many.resize(ids.len(), (0, 0));
+        &mut many
+    };
+    for ((i, id), order) in ids.iter().enumerate().zip(&mut *order) {
+        *order = (tile_of(*id), i);
+    }
     order.sort_unstable();
     let panel_bytes = panel_layout(w.format, w.k).bytes;
     let mut scratch = AlignedBytes::default();
