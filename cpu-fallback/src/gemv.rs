@@ -96,15 +96,28 @@ pub enum Output {
     Add,
 }
 
-/// Memory that calls reuse: two tiles per thread, for weights that are decompressed at use.
+/// Memory that calls reuse.
 #[derive(Debug, Default)]
 pub struct TileScratch {
-    threads: Vec<Mutex<[AlignedBytes; 2]>>,
+    threads: Vec<ThreadScratch>,
+}
+
+/// Memory of one thread.
+#[derive(Debug, Default)]
+struct ThreadScratch {
+    /// Tiles that are decompressed at use.
+    tiles: Mutex<[AlignedBytes; 2]>,
+    /// Products before they are added.
+    product: Mutex<Vec<f32>>,
 }
 
 impl TileScratch {
-    fn reserve(&mut self, lanes: usize) {
-        self.threads.resize_with(self.threads.len().max(lanes), Mutex::default);
+    fn reserve(&mut self, lanes: usize, product_elems: usize) {
+        self.threads.resize_with(self.threads.len().max(lanes), ThreadScratch::default);
+        for thread in &mut self.threads {
+            let product = thread.product.get_mut();
+            product.resize(product.len().max(product_elems), 0.0);
+        }
     }
 }
 
@@ -120,11 +133,13 @@ pub fn few_rows(
     output: Output,
     scratch: &mut TileScratch,
 ) -> Result<(), CpuError> {
-    let call = Call::new(ctx, w, input, scratch)?;
     check_len("few rows: y [m, n]", input.m.checked_mul(w.n), y.len())?;
     // Compressed tiles are decompressed whole: a unit is then a tile.
     let unit = if w.tiles.in_place() { 1 } else { w.panels_per_tile() };
-    let grain = (TAKE_BYTES / (unit * call.panel_bytes).max(1)).max(1);
+    let grain = (TAKE_BYTES / (unit * panel_layout(w.format, w.k).bytes).max(1)).max(1);
+    let product_elems = if output == Output::Add { input.m * w.n.min(grain * unit * PANEL_ROWS) } else { 0 };
+    scratch.reserve(ctx.lanes.max(1), product_elems);
+    let call = Call::new(ctx, w, input, scratch)?;
     for_each_unit(ctx, y, (input.m, w.n), unit * PANEL_ROWS, grain, &|worker, mut block| {
         let cols = block.col_range();
         let first = cols.start / PANEL_ROWS;
@@ -137,7 +152,7 @@ pub fn few_rows(
         };
         let result = match output {
             Output::Store => run(&mut block),
-            Output::Add => call.add(&mut block, &run),
+            Output::Add => call.add(&mut block, worker, &run),
         };
         call.keep(result);
     });
@@ -155,6 +170,7 @@ pub fn few_rows_swiglu(
     out: &mut [f32],
     scratch: &mut TileScratch,
 ) -> Result<(), CpuError> {
+    scratch.reserve(ctx.lanes.max(1), 0);
     let call = Call::new(ctx, w, input, scratch)?;
     let ffn = w.n / 2;
     if !w.n.is_multiple_of(2) || !ffn.is_multiple_of(PANEL_ROWS) {
@@ -202,7 +218,7 @@ impl<'a> Call<'a> {
         ctx: &'a Ctx<'a>,
         w: &'a PanelTensor<'a>,
         input: &'a RowsInput,
-        scratch: &'a mut TileScratch,
+        scratch: &'a TileScratch,
     ) -> Result<Self, CpuError> {
         check_len("few rows: k of the input", Some(w.k), input.k)?;
         if input.integer != w.format.is_integer() {
@@ -212,7 +228,6 @@ impl<'a> Call<'a> {
                 why: "an input made for the tensor's format",
             });
         }
-        scratch.reserve(ctx.lanes.max(1));
         let panel_bytes = panel_layout(w.format, w.k).bytes;
         Ok(Self { ctx, w, input, panel_bytes, scratch, failure: Mutex::new(None) })
     }
@@ -225,7 +240,7 @@ impl<'a> Call<'a> {
         slot: usize,
         f: &mut dyn FnMut(Range<usize>, &[u8]),
     ) -> Result<(), CpuError> {
-        let mut scratch = self.scratch.threads[worker].lock();
+        let mut scratch = self.scratch.threads[worker].tiles.lock();
         let mut at = panels.start;
         while at < panels.end {
             let tile = at / self.w.panels_per_tile();
@@ -247,24 +262,23 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Runs `f` on a block of zeros beside `block` and adds what it gives, panel group by panel group.
+    /// Runs `f` on a block of this thread's own and adds what it gives to `block`.
     fn add(
         &self,
         block: &mut Block<'_, f32>,
+        worker: usize,
         f: &dyn Fn(&mut Block<'_, f32>) -> Result<(), CpuError>,
     ) -> Result<(), CpuError> {
         let (rows, cols) = (block.rows(), block.cols());
-        ADDED.with_borrow_mut(|product| {
-            product.resize((rows * cols).max(product.len()), 0.0);
-            let product = &mut product[..rows * cols];
-            f(&mut Block::over(product, 0..rows, 0..cols))?;
-            for r in 0..rows {
-                for (y, p) in block.row(r).iter_mut().zip(&product[r * cols..(r + 1) * cols]) {
-                    *y += p;
-                }
+        let mut product = self.scratch.threads[worker].product.lock();
+        let product = &mut product[..rows * cols];
+        f(&mut Block::over(product, 0..rows, 0..cols))?;
+        for r in 0..rows {
+            for (y, p) in block.row(r).iter_mut().zip(&product[r * cols..(r + 1) * cols]) {
+                *y += p;
             }
-            Ok(())
-        })
+        }
+        Ok(())
     }
 
     fn keep(&self, result: Result<(), CpuError>) {
@@ -276,9 +290,4 @@ impl<'a> Call<'a> {
     fn result(self) -> Result<(), CpuError> {
         self.failure.into_inner().map_or(Ok(()), Err)
     }
-}
-
-thread_local! {
-    /// Products before they are added.
-    static ADDED: std::cell::RefCell<Vec<f32>> = const { std::cell::RefCell::new(Vec::new()) };
 }
