@@ -22,7 +22,6 @@ pub struct DecodeBuffers {
     qkv: QkvBuffers,
     /// Attention's output, then SwiGLU's.
     inner: Vec<f32>,
-    act: layer::ActBuffers,
     tiles: TileScratch,
     /// `[m, vocab_size]`.
     logits: Vec<f32>,
@@ -79,7 +78,7 @@ fn layer_step(
         few_rows_swiglu(ctx, &gate_up.panels(), &b.input, &mut b.inner, &mut b.tiles)?;
     } else {
         linear(ctx, gate_up, &b.input, b.ids.len(), &mut b.joined, &mut b.tiles)?;
-        view.act(ctx, &b.joined, &mut b.act, &mut b.inner)?;
+        view.act(ctx, &b.joined, &mut b.inner)?;
     }
     b.input.set(ctx, down.format(), &b.inner, down.k())?;
     Ok(few_rows(ctx, &down.panels(), &b.input, &mut b.x, Output::Add, &mut b.tiles)?)

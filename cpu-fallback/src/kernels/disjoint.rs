@@ -112,6 +112,16 @@ struct Start<T>(*mut T);
 unsafe impl<T: Send> Sync for Start<T> {}
 
 impl<T> Start<T> {
+    /// All `rows` and some columns of a buffer with `stride` columns.
+    ///
+    /// # Safety
+    /// The columns lie inside the buffer, and nobody else has them.
+    unsafe fn columns<'a>(&self, rows: usize, stride: usize, cols: Range<usize>) -> Block<'a, T> {
+        // SAFETY: the caller's.
+        let first = unsafe { self.0.add(cols.start) };
+        Block { first, stride, rows: 0..rows, cols, _exclusive: PhantomData }
+    }
+
     /// Block `part`; none when it is empty.
     ///
     /// # Safety
@@ -188,11 +198,8 @@ pub(crate) fn for_each_unit<T: Send>(
     }
     let start = Start(data.as_mut_ptr());
     ctx.pool.run_ranges(ctx.lanes, cols.div_ceil(unit), grain, &|units, worker| {
-        let cols_here = units.start * unit..cols.min(units.end * unit);
-        // SAFETY: the column lies inside the buffer, whose size was checked.
-        let first = unsafe { start.get().add(cols_here.start) };
-        // The pool hands each unit out once, and blocks of different units share no element.
-        f(worker, Block { first, stride: cols, rows: 0..rows, cols: cols_here, _exclusive: PhantomData });
+        // SAFETY: the buffer's size was checked, and the pool hands each unit out once.
+        f(worker, unsafe { start.columns(rows, cols, units.start * unit..cols.min(units.end * unit)) });
     });
 }
 
