@@ -42,6 +42,19 @@ pub fn silu_mul_rows(ctx: &Ctx<'_>, gate_up: &[f32], k: usize, out: &mut [f32]) 
     Ok(())
 }
 
+/// Calls `f` with each row of `data [m, width]` and its index, on all threads.
+pub fn for_each_row<T: Send>(ctx: &Ctx<'_>, data: &mut [T], width: usize, f: &(dyn Fn(usize, &mut [T]) + Sync)) {
+    let rows = data.len().checked_div(width).unwrap_or(0);
+    let data = &mut data[..rows * width];
+    let row_step = (ELEMS_PER_PART / width.max(1)).max(1);
+    let grid = Grid { rows, cols: width, row_step, col_step: width.max(1), col_lead: 0 };
+    for_each_block(ctx.pool, ctx.lanes, data, grid, &|_, mut block| {
+        for (i, r) in block.row_range().enumerate() {
+            f(r, block.row(i));
+        }
+    });
+}
+
 /// `y += x`, on all threads.
 ///
 /// # Errors

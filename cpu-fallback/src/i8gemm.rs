@@ -3,7 +3,7 @@
 use crate::{
     CpuError, Ctx, PanelTensor,
     error::check_len,
-    kernels::{GemmU8S8Args, Grid, for_each_block},
+    kernels::{Block, GemmU8S8Args, Grid, for_each_block},
 };
 use coexec_model::{
     align::AlignedBytes,
@@ -118,23 +118,26 @@ pub fn gemm_u8s8(ctx: &Ctx<'_>, x: &[u8], m: usize, w: &I8Panels, acc: &mut [i32
     if m == 0 || w.n == 0 {
         return Ok(());
     }
-    let panel_bytes = padded_k(w.k) * PANEL_ROWS;
     // Blocks of 64 outputs and all rows: weights are read once; few outputs are shared out by rows instead.
     let col_step = 4 * PANEL_ROWS;
     let col_blocks = w.n.div_ceil(col_step);
     let row_step =
         if col_blocks >= 2 * ctx.lanes { m } else { (m * col_blocks).div_ceil(4 * ctx.lanes.max(1)).max(12) };
     let grid = Grid { rows: m, cols: w.n, row_step, col_step, col_lead: 0 };
-    for_each_block(ctx.pool, ctx.lanes, acc, grid, &|_, mut block| {
-        let (rows, cols) = (block.row_range(), block.col_range());
-        let (first, last) = (cols.start / PANEL_ROWS, panels(cols.end));
-        let args = GemmU8S8Args {
-            k: w.k,
-            x: &x[rows.start * w.k..rows.end * w.k],
-            panels: &w.bytes[first * panel_bytes..last * panel_bytes],
-            row_sums: &w.row_sums[first * PANEL_ROWS..last * PANEL_ROWS],
-        };
-        ctx.kernels.gemm_u8s8(&args, &mut block);
-    });
+    for_each_block(ctx.pool, ctx.lanes, acc, grid, &|_, mut block| part(ctx, x, w, &mut block));
     Ok(())
+}
+
+/// The rows and columns of `block`, which begins on a panel.
+pub(crate) fn part(ctx: &Ctx<'_>, x: &[u8], w: &I8Panels, block: &mut Block<'_, i32>) {
+    let panel_bytes = padded_k(w.k) * PANEL_ROWS;
+    let (rows, cols) = (block.row_range(), block.col_range());
+    let (first, last) = (cols.start / PANEL_ROWS, panels(cols.end));
+    let args = GemmU8S8Args {
+        k: w.k,
+        x: &x[rows.start * w.k..rows.end * w.k],
+        panels: &w.bytes[first * panel_bytes..last * panel_bytes],
+        row_sums: &w.row_sums[first * PANEL_ROWS..last * PANEL_ROWS],
+    };
+    ctx.kernels.gemm_u8s8(&args, block);
 }

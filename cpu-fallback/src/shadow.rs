@@ -1,14 +1,17 @@
 //! The shadow of a W8A8 linear: what clipping took away, put back in float (DESIGN, "Arithmetic of a shadowed linear").
 
 use crate::{
-    ChannelRows, CpuError, Ctx, TileError,
+    ChannelRows, CpuError, Ctx,
     error::check_len,
     kernels::{Grid, for_each_block, for_each_item},
 };
+use parking_lot::Mutex;
 use std::ops::Range;
 
-/// Channel rows held in memory at once.
-const BATCH: usize = 32;
+/// Channel rows read at once.
+const BATCH: usize = 64;
+/// Columns of a part: whole panels, so that a part reads each of its panels once per batch.
+const COLUMNS: usize = 256;
 
 /// Residuals `r = x − s·c` of clipped activations, by row (CSR); channels ascend within a row.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -58,6 +61,28 @@ impl Residuals {
 
     fn row_range(&self, r: usize) -> Range<usize> {
         self.row_start[r] as usize..self.row_start[r + 1] as usize
+    }
+
+    /// Adds what clipping took from a row of activations. Few of them are clipped: most are passed over by their codes.
+    fn find(&mut self, x: &[f32], scale: f32, codes: &[u8]) {
+        const LOOK: usize = 64;
+        for (first, (x, codes)) in x.chunks(LOOK).zip(codes.chunks(LOOK)).enumerate() {
+            let ends = codes.iter().fold(false, |any, code| any | (code.wrapping_add(1) <= 1));
+            let nan = x.iter().fold(false, |any, v| any | v.is_nan());
+            if !(ends || nan) {
+                continue;
+            }
+            for (i, (v, code)) in x.iter().zip(codes).enumerate() {
+                if matches!(*code, 1..=254) && !v.is_nan() {
+                    continue;
+                }
+                let q = (v / scale).round_ties_even() + 128.0;
+                if !(0.0..=255.0).contains(&q) {
+                    self.channel.push((first * LOOK + i) as u32);
+                    self.value.push((-scale).mul_add(f32::from(*code) - 128.0, *v));
+                }
+            }
+        }
     }
 
     /// Ends the current row.
@@ -113,35 +138,33 @@ pub fn quantize_u8(
             why: "a positive normal number (and less than 2^32 activations)",
         });
     }
-    const STEP: usize = 16;
-    let mut parts: Vec<(&mut [u8], Vec<bool>)> =
-        codes.chunks_mut((STEP * k).max(1)).map(|codes| (codes, Vec::new())).collect();
-    for_each_item(ctx.pool, ctx.lanes, &mut parts, &|index, _, (codes, clipped)| {
+    const STEP: usize = 8;
+    let mut parts: Vec<(&mut [u8], Residuals)> =
+        codes.chunks_mut((STEP * k).max(1)).map(|codes| (codes, Residuals::default())).collect();
+    for_each_item(ctx.pool, ctx.lanes, &mut parts, &|index, _, (codes, residuals)| {
         for (i, codes) in codes.chunks_mut(k).enumerate() {
             let r = index * STEP + i;
-            clipped.push(ctx.kernels.quantize_u8(&x[r * k..(r + 1) * k], scale, codes));
+            let x = &x[r * k..(r + 1) * k];
+            if ctx.kernels.quantize_u8(x, scale, codes) {
+                residuals.find(x, scale, codes);
+            }
+            residuals.end_row();
         }
     });
-    // Few rows are clipped, and few channels in them.
-    for r in 0..m {
-        let (codes, clipped) = &parts[r / STEP];
-        if clipped[r % STEP] {
-            let codes = &codes[r % STEP * k..][..k];
-            for (channel, (v, code)) in x[r * k..(r + 1) * k].iter().zip(codes).enumerate() {
-                let q = (v / scale).round_ties_even() + 128.0;
-                if !(0.0..=255.0).contains(&q) {
-                    residuals.channel.push(channel as u32);
-                    residuals.value.push((-scale).mul_add(f32::from(*code) - 128.0, *v));
-                }
-            }
+    for (_, part) in &parts {
+        let before = residuals.value.len() as u32;
+        residuals.channel.extend_from_slice(&part.channel);
+        residuals.value.extend_from_slice(&part.value);
+        if residuals.row_start.is_empty() {
+            residuals.row_start.push(0);
         }
-        residuals.end_row();
+        residuals.row_start.extend(part.row_start[1..].iter().map(|end| before + end));
     }
     Ok(())
 }
 
 /// `y2[r, :] = Σ r_k · W[k, :]` over the residuals of row `r`, channels ascending, one fma each; `y2 [m, n]` is zeroed first.
-/// Every channel's row is read once.
+/// Every column of a channel's row is read once.
 ///
 /// # Errors
 /// When `y2` does not fit, the residuals do not hold together, or a row cannot be read or has another length than `n`.
@@ -154,46 +177,55 @@ pub fn shadow(
 ) -> Result<(), CpuError> {
     check_len("shadow: y2 [m, n]", residuals.rows().checked_mul(n), y2.len())?;
     residuals.check()?;
-    y2.fill(0.0);
     if residuals.is_empty() || n == 0 {
+        y2.fill(0.0);
         return Ok(());
     }
     let mut channels = residuals.channel.clone();
     channels.sort_unstable();
     channels.dedup();
-    let mut scratch: Vec<Vec<f32>> = vec![Vec::new(); BATCH.min(channels.len())];
-    for batch in channels.chunks(BATCH) {
-        type Fetched<'s> = (Option<&'s mut Vec<f32>>, Result<&'s [f32], TileError>);
-        let mut fetched: Vec<Fetched<'_>> =
-            scratch.iter_mut().take(batch.len()).map(|s| (Some(s), Ok::<&[f32], _>(&[]))).collect();
-        for_each_item(ctx.pool, ctx.lanes, &mut fetched, &|i, _, (scratch, row)| {
-            if let Some(scratch) = scratch.take() {
-                *row = rows.row(batch[i], scratch);
-            }
-        });
-        let mut weights = Vec::with_capacity(batch.len());
-        for (_, row) in fetched {
-            let row = row?;
-            check_len("shadow: channel row [n]", Some(n), row.len())?;
-            weights.push(row);
+    // Where each residual's channel is in that list: it ascends along a row, as the channels do.
+    let mut places = Vec::with_capacity(residuals.len());
+    for r in 0..residuals.rows() {
+        let mut at = 0;
+        for channel in &residuals.channel[residuals.row_range(r)] {
+            at += channels[at..].partition_point(|c| c < channel);
+            places.push(at);
         }
-        let (low, high) = (batch[0], batch[batch.len() - 1]);
-        // Blocks of columns keep the rows of the batch in cache while all tokens use them.
-        let grid = Grid { rows: residuals.rows(), cols: n, row_step: 32, col_step: 1024, col_lead: 0 };
-        for_each_block(ctx.pool, ctx.lanes, y2, grid, &|_, mut block| {
-            let cols = block.col_range();
-            for (i, r) in block.row_range().enumerate() {
-                let all = residuals.row_range(r);
-                let channel = &residuals.channel[all.clone()];
-                let mine = channel.partition_point(|c| *c < low)..channel.partition_point(|c| *c <= high);
-                let mut at = 0;
-                for j in mine {
-                    let c = channel[j];
-                    at += batch[at..].partition_point(|b| *b < c);
-                    ctx.kernels.axpy(residuals.value[all.start + j], &weights[at][cols.clone()], block.row(i));
+    }
+    let (failure, workers) = (Mutex::new(None), worker_scratch(ctx));
+    // Blocks of columns of all tokens: a block's rows of weights are read once and stay in a cache while tokens use them.
+    let grid = Grid { rows: residuals.rows(), cols: n, row_step: residuals.rows(), col_step: COLUMNS, col_lead: 0 };
+    for_each_block(ctx.pool, ctx.lanes, y2, grid, &|worker, mut block| {
+        let (cols, weights) = (block.col_range(), &mut *workers[worker].lock());
+        let mut next: Vec<usize> = (0..block.rows()).map(|r| residuals.row_range(r).start).collect();
+        for r in 0..block.rows() {
+            block.row(r).fill(0.0);
+        }
+        for (first, batch) in channels.chunks(BATCH).enumerate() {
+            let places_end = first * BATCH + batch.len();
+            weights.resize(batch.len() * cols.len(), 0.0);
+            if failure.lock().is_some() {
+                return;
+            }
+            if let Err(error) = rows.read(batch, cols.clone(), weights) {
+                failure.lock().get_or_insert(error);
+                return;
+            }
+            for (r, next) in next.iter_mut().enumerate() {
+                let end = residuals.row_range(r).end;
+                while *next < end && places[*next] < places_end {
+                    let row = &weights[(places[*next] - first * BATCH) * cols.len()..][..cols.len()];
+                    ctx.kernels.axpy(residuals.value[*next], row, block.row(r));
+                    *next += 1;
                 }
             }
-        });
-    }
-    Ok(())
+        }
+    });
+    failure.into_inner().map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Rows of weights, per thread.
+fn worker_scratch(ctx: &Ctx<'_>) -> Vec<Mutex<Vec<f32>>> {
+    (0..ctx.lanes.max(1)).map(|_| Mutex::default()).collect()
 }

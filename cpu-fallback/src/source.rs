@@ -128,9 +128,9 @@ impl PanelTensor<'_> {
 
 /// Hands out float rows `W[k, :]` (all outputs of input channel `k`) of one linear, for its shadow.
 pub trait ChannelRows: Sync {
-    /// The row of `channel`, `[n]`: in place where it lies as f32 in memory, else converted or read into `scratch`.
+    /// Writes columns `cols` of the rows of `channels` (ascending): `out` `[channels, cols]`. `cols` begins on a panel of 16.
     ///
     /// # Errors
-    /// When the row cannot be read.
-    fn row<'s>(&'s self, channel: u32, scratch: &'s mut Vec<f32>) -> Result<&'s [f32], TileError>;
+    /// When a row cannot be read.
+    fn read(&self, channels: &[u32], cols: Range<usize>, out: &mut [f32]) -> Result<(), TileError>;
 }

@@ -270,6 +270,37 @@ impl<'a> Panel<'a> {
         }
     }
 
+    /// The weights of input `k` of all 16 rows.
+    #[must_use]
+    pub fn column(&self, k: usize) -> [f32; PANEL_ROWS] {
+        // The format is looked at once, and all rows are shifted alike, so that compilers take several at a time.
+        match self.format {
+            WeightFormat::Q8 => {
+                let (words, scales) = (self.words(q8_index(0, k - k % 4)), self.words(self.layout.channel_scales));
+                let left = 24 - 8 * (k % 4) as u32;
+                std::array::from_fn(|r| f32::from_bits(scales[r]) * ((words[r] << left) as i32 >> 24) as f32)
+            }
+            WeightFormat::Q4 => {
+                let (at, shift) = q4_index(0, k - k % 4);
+                let (words, scales) = (self.words(at), self.words(self.layout.channel_scales));
+                let right = 8 * (k % 4) as u32 + shift;
+                let groups = &self.bytes[self.layout.group_scales + k / GROUP * 8..][..8];
+                std::array::from_fn(|r| {
+                    let group = if r < 8 { groups[r] & 0xF } else { groups[r - 8] >> 4 };
+                    let code = (words[r] >> right & 0xF) as i32 - 8;
+                    f32::from_bits(scales[r]) * f32::from(group) * code as f32
+                })
+            }
+            _ => std::array::from_fn(|r| self.weight(r, k)),
+        }
+    }
+
+    /// 16 little-endian words from byte `at`.
+    fn words(&self, at: usize) -> [u32; PANEL_ROWS] {
+        let words = self.bytes[at..at + PANEL_ROWS * 4].as_chunks::<4>().0;
+        std::array::from_fn(|r| u32::from_le_bytes(words[r]))
+    }
+
     /// Row `r` as the NPU takes it: INT8 codes `[K]` and one channel scale. Exact for `q8` and `q4` (code × group scale
     /// fits INT8); other formats are quantised as `q8` is.
     pub fn read_int8_row(&self, r: usize, codes: &mut Vec<i8>) -> f32 {
@@ -364,6 +395,10 @@ mod tests {
             for format in [WeightFormat::Q8, WeightFormat::Q4] {
                 let bytes = packed(format, k, &rows);
                 let panel = Panel::new(format, k, &bytes);
+                for i in 0..k {
+                    let weights: [f32; PANEL_ROWS] = std::array::from_fn(|r| panel.weight(r, i));
+                    prop_assert_eq!(panel.column(i), weights);
+                }
                 let mut codes = Vec::new();
                 for r in 0..16 {
                     let scale = panel.read_int8_row(r, &mut codes);

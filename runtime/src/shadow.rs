@@ -6,8 +6,14 @@
 //! that element is computed again from the codes, exactly.
 
 use crate::{RuntimeError, model::HotRows, weights::Weight};
-use coexec_cpu::{ChannelRows, TileError};
+use coexec_cpu::{ChannelRows, Ctx, TileError};
 use coexec_model::layout::PANEL_ROWS;
+use half::slice::HalfFloatSliceExt;
+use parking_lot::Mutex;
+use std::ops::Range;
+
+/// Codes that are looked at together for outputs that saturated.
+const LOOK: usize = 128;
 
 /// Float rows of a linear's input channels: hot ones from memory, cold ones from the packed weights.
 #[derive(Debug)]
@@ -19,24 +25,35 @@ pub struct ShadowRows<'a> {
 }
 
 impl ChannelRows for ShadowRows<'_> {
-    fn row<'s>(&'s self, channel: u32, scratch: &'s mut Vec<f32>) -> Result<&'s [f32], TileError> {
-        let n = self.weight.n();
-        scratch.resize(n, 0.0);
-        if let Ok(at) = self.hot.channels.binary_search(&channel) {
-            for (out, row) in scratch.iter_mut().zip(&self.hot.rows[at * n..(at + 1) * n]) {
-                *out = row.to_f32();
+    fn read(&self, channels: &[u32], cols: Range<usize>, out: &mut [f32]) -> Result<(), TileError> {
+        let (n, width) = (self.weight.n(), cols.len());
+        let mut cold = Vec::with_capacity(channels.len());
+        for (i, channel) in channels.iter().enumerate() {
+            match self.hot.channels.binary_search(channel) {
+                Ok(at) => {
+                    let row = &self.hot.rows[at * n..(at + 1) * n][cols.clone()];
+                    row.convert_to_f32_slice(&mut out[i * width..(i + 1) * width]);
+                }
+                Err(_) => cold.push((i, *channel as usize)),
             }
-        } else {
-            let k = channel as usize;
-            self.weight
-                .for_panels(0..n, &mut |first, panel| {
-                    for (r, out) in scratch[first..n.min(first + PANEL_ROWS)].iter_mut().enumerate() {
-                        *out = panel.weight(r, k);
-                    }
-                })
-                .map_err(|e| TileError { message: e.to_string() })?;
         }
-        Ok(scratch)
+        if cold.is_empty() {
+            return Ok(());
+        }
+        // Panel by panel: its columns lie near each other.
+        self.weight
+            .for_panels(cols.clone(), &mut |first, panel| {
+                let at = first - cols.start;
+                let count = PANEL_ROWS.min(width - at);
+                for (i, k) in &cold {
+                    let (to, column) = (&mut out[i * width + at..][..count], panel.column(*k));
+                    match <&mut [f32; PANEL_ROWS]>::try_from(&mut *to) {
+                        Ok(to) => *to = column,
+                        Err(_) => to.copy_from_slice(&column[..count]),
+                    }
+                }
+            })
+            .map_err(|e| TileError { message: e.to_string() })
     }
 }
 
@@ -73,28 +90,30 @@ pub struct Join<'a> {
 }
 
 impl Join<'_> {
-    /// Writes `y1 + y2` `[m, n]`; returns how many outputs had saturated and were computed again.
+    /// Writes `y1 + y2` to `out` `[m, n]`; returns how many outputs had saturated and were computed again.
     ///
     /// # Errors
     /// When a weight tile is damaged.
-    pub fn run(&self, out: &mut Vec<f32>) -> Result<usize, RuntimeError> {
-        out.resize(self.m * self.n, 0.0);
-        let mut saturated = Vec::new();
-        for part in self.parts {
-            for row in 0..self.m {
+    pub fn run(&self, ctx: &Ctx<'_>, out: &mut [f32]) -> Result<usize, RuntimeError> {
+        let saturated = Mutex::new(Vec::new());
+        coexec_cpu::for_each_row(ctx, out, self.n, &|row, out| {
+            let correction = self.correction.map(|all| &all[row * self.n..(row + 1) * self.n]);
+            for part in self.parts {
                 let codes = &part.codes[row * part.width..(row + 1) * part.width];
-                let at = row * self.n + part.first;
-                for (i, (y, code)) in out[at..at + part.width].iter_mut().zip(codes).enumerate() {
-                    *y = part.scale * (f32::from(*code) - 128.0);
-                    if matches!(*code, 0 | 255) {
-                        saturated.push((part.first + i, row));
+                for (i, codes) in codes.chunks(LOOK).enumerate() {
+                    let first = part.first + i * LOOK;
+                    let cols = first..first + codes.len();
+                    let add = correction.map(|c| &c[cols.clone()]);
+                    let ends = ctx.kernels.dequantize_u8(codes, part.scale, add, &mut out[cols]);
+                    if ends && self.correction.is_some() {
+                        let found = codes.iter().enumerate().filter(|(_, code)| matches!(code, 0 | 255));
+                        saturated.lock().extend(found.map(|(i, _)| (first + i, row)));
                     }
                 }
             }
-        }
-        let Some(correction) = self.correction else { return Ok(0) };
+        });
+        let mut saturated = saturated.into_inner();
         self.recompute(&mut saturated, out)?;
-        coexec_cpu::add_assign(out, correction)?;
         Ok(saturated.len())
     }
 
@@ -108,8 +127,12 @@ impl Join<'_> {
             self.weight.for_panels(n..n + 1, &mut |first, panel| scale = panel.read_int8_row(n - first, &mut codes))?;
             for (_, row) in group {
                 let inputs = &self.input_codes[row * k..(row + 1) * k];
-                let acc: i32 = inputs.iter().zip(&codes).map(|(a, w)| (i32::from(*a) - 128) * i32::from(*w)).sum();
-                out[row * self.n + n] = acc as f32 * (self.input_scale * scale);
+                // In 16 bits, whose products compilers add in pairs.
+                let product = |(a, w): (&u8, &i8)| i32::from(i16::from(*a) - 128) * i32::from(i16::from(*w));
+                let acc: i32 = inputs.iter().zip(&codes).map(product).sum();
+                let at = row * self.n + n;
+                let exact = acc as f32 * (self.input_scale * scale);
+                out[at] = self.correction.map_or(exact, |correction| exact + correction[at]);
             }
         }
         Ok(())

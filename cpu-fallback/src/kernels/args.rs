@@ -64,6 +64,21 @@ pub(crate) struct GemmU8S8Args<'a> {
     pub(crate) row_sums: &'a [i32],
 }
 
+/// How sums of a row of output channels become codes (see [`crate::Requantize`]), each `[n]`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RequantArgs<'a> {
+    /// Added to the sum; the result fits 32 bits.
+    pub(crate) offset: &'a [i32],
+    /// Bits to the right, 0 … 31; 0 where `left` is not.
+    pub(crate) right: &'a [i32],
+    /// Bits to the left, 0 … 12.
+    pub(crate) left: &'a [i32],
+    /// 0, or 2¹¹ … 2¹².
+    pub(crate) mantissa: &'a [i32],
+    /// Code of 0.
+    pub(crate) zero_point: i32,
+}
+
 /// One page of keys and values, and the state of a block of query vectors of the same KV head.
 ///
 /// Per query vector with visible tokens `t ∈ ranges` of the page: `s_t = scale · Σ_d q_d k_td` (fma, `d` ascending),

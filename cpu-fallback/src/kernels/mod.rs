@@ -27,7 +27,9 @@ mod x86_64;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use args::{AttnPageArgs, FloatLinearArgs, GemmU8S8Args, IntLinearArgs, PageScratch, QuantView};
+pub(crate) use args::{
+    AttnPageArgs, FloatLinearArgs, GemmU8S8Args, IntLinearArgs, PageScratch, QuantView, RequantArgs,
+};
 pub(crate) use disjoint::{Block, Grid, for_each_block, for_each_block3, for_each_item, for_each_unit};
 pub(crate) use generic::exp;
 
@@ -52,6 +54,8 @@ struct Table {
     rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
     rope: unsafe fn(&mut [f32], &[f32], &[f32]),
+    requantize_u8: unsafe fn(&[i32], &RequantArgs<'_>, &mut [u8]),
+    dequantize_u8: unsafe fn(&[u8], f32, Option<&[f32]>, &mut [f32]) -> bool,
     peak_int8: unsafe fn(u64) -> u64,
     peak_f32: unsafe fn(u64) -> u64,
     read_sum: unsafe fn(&[u64]) -> u64,
@@ -87,6 +91,8 @@ macro_rules! table {
             rms_norm: $($module)::+::rms_norm,
             silu_mul: $($module)::+::silu_mul,
             rope: $($module)::+::rope,
+            requantize_u8: $($module)::+::requantize_u8,
+            dequantize_u8: $($module)::+::dequantize_u8,
             peak_int8: $($module)::+::peak_int8,
             peak_f32: $($module)::+::peak_f32,
             read_sum: $($module)::+::read_sum,
@@ -225,6 +231,26 @@ impl Kernels {
         assert!(args.panels.len() == wide * padded_k(args.k) * PANEL_ROWS && args.row_sums.len() == wide * PANEL_ROWS);
         // SAFETY: `self` was handed out after `supported()`.
         unsafe { (self.table.gemm_u8s8)(args, block) }
+    }
+
+    /// Codes of a row of sums.
+    pub(crate) fn requantize_u8(&self, acc: &[i32], args: &RequantArgs<'_>, out: &mut [u8]) {
+        let n = out.len();
+        assert!(acc.len() == n && args.offset.len() == n && args.mantissa.len() == n);
+        assert!(args.right.len() == n && args.left.len() == n);
+        // SAFETY: `self` was handed out after `supported()`.
+        unsafe { (self.table.requantize_u8)(acc, args, out) }
+    }
+
+    /// `out[i] = scale · (codes[i] − 128)`, plus `add[i]` where there is one; true when some code is 0 or 255, so that it may
+    /// stand for something beyond.
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    pub fn dequantize_u8(&self, codes: &[u8], scale: f32, add: Option<&[f32]>, out: &mut [f32]) -> bool {
+        assert!(codes.len() == out.len() && add.is_none_or(|add| add.len() == out.len()));
+        // SAFETY: `self` was handed out after `supported()`.
+        unsafe { (self.table.dequantize_u8)(codes, scale, add, out) }
     }
 
     /// `y[i] = fma(a, x[i], y[i])`.

@@ -9,6 +9,23 @@ macro_rules! portable {
             crate::kernels::generic::quantize_u8(x, scale, codes)
         }
 
+        /// See [`generic::requantize_u8`].
+        #[target_feature(enable = $features)]
+        pub(in crate::kernels) fn requantize_u8(acc: &[i32], args: &crate::kernels::RequantArgs<'_>, out: &mut [u8]) {
+            crate::kernels::generic::requantize_u8(acc, args, out);
+        }
+
+        /// See [`generic::dequantize_u8`].
+        #[target_feature(enable = $features)]
+        pub(in crate::kernels) fn dequantize_u8(
+            codes: &[u8],
+            scale: f32,
+            add: Option<&[f32]>,
+            out: &mut [f32],
+        ) -> bool {
+            crate::kernels::generic::dequantize_u8(codes, scale, add, out)
+        }
+
         /// See [`generic::axpy`].
         #[target_feature(enable = $features)]
         pub(in crate::kernels) fn axpy(a: f32, x: &[f32], y: &mut [f32]) {

@@ -2,11 +2,12 @@
 
 use super::{
     matmul::{Shape, batched, times_weights},
-    requant::{ChannelMultiplier, Width, requantize},
+    requant::{ChannelMultiplier, Width, in_32_bits, requantize},
 };
 use crate::{TensorSpec, spec::numbers::encode};
-use coexec_cpu::{CpuError, Ctx, I8Panels, LinearScratch, Pool, gemm_u8s8};
-use parking_lot::Mutex;
+use coexec_cpu::{
+    CpuError, Ctx, I8Panels, LinearScratch, Pool, Requantize, for_each_row, gemm_u8s8, gemm_u8s8_requantized,
+};
 use std::sync::Arc;
 
 /// INT8 weights of one [`crate::WeightSpec`], shared by every graph that names it.
@@ -55,11 +56,25 @@ pub(super) struct IntegerLinear {
     pub(super) multipliers: Vec<ChannelMultiplier>,
     /// Added to the sums, `[n]`; empty without bias.
     pub(super) bias: Vec<i64>,
+    /// The same in 32 bits, for u8 where it fits.
+    pub(super) narrow: Option<Requantize>,
 }
 
 impl IntegerLinear {
     pub(super) fn memory_bytes(&self) -> u64 {
-        (size_of_val(self.multipliers.as_slice()) + size_of_val(self.bias.as_slice())) as u64
+        let narrow = self.narrow.as_ref().map_or(0, Requantize::size_bytes);
+        (size_of_val(self.multipliers.as_slice()) + size_of_val(self.bias.as_slice()) + narrow) as u64
+    }
+
+    /// Finds out whether sums fit 32 bits.
+    pub(super) fn narrowed(mut self) -> Self {
+        if let (Width::Bits8, Some(panels)) = (self.width, &self.weights.panels) {
+            let shift = i64::from(128 - self.zero_point_in);
+            let bias = |i: usize| self.bias.get(i).unwrap_or(&0);
+            let offsets = panels.row_sums().iter().enumerate().map(|(i, sum)| shift * i64::from(*sum) + bias(i));
+            self.narrow = in_32_bits(panels.k(), &self.multipliers, offsets, self.zero_point_out);
+        }
+        self
     }
 }
 
@@ -73,12 +88,14 @@ pub(super) struct Executor {
     acc_low: Vec<i32>,
     float: LinearScratch,
     sums: Vec<f32>,
+    /// Output of a node.
+    pub(super) out: Vec<u8>,
 }
 
 impl Executor {
     pub(super) fn new(threads: usize) -> Self {
-        let (high, low, acc, acc_low) = Default::default();
-        Self { pool: Pool::new(threads), high, low, acc, acc_low, float: LinearScratch::new(), sums: Vec::new() }
+        let (high, low, acc, acc_low, sums, out) = Default::default();
+        Self { pool: Pool::new(threads), high, low, acc, acc_low, float: LinearScratch::new(), sums, out }
     }
 
     /// `[rows, k]` numbers times dequantised weights, plus bias, rounded to the output's dtype; `out` is overwritten.
@@ -120,6 +137,11 @@ impl Executor {
             return Err(CpuError::Argument { what, value, why: "panels are packed for every linear in codes" });
         };
         let elems = args.rows * n;
+        if let Some(narrow) = &args.narrow {
+            // All of it is written.
+            out.resize(elems, 0);
+            return gemm_u8s8_requantized(&ctx, x, args.rows, panels, narrow, out);
+        }
         out.clear();
         self.acc.resize(elems, 0);
         match args.width {
@@ -140,17 +162,13 @@ impl Executor {
                 out.resize(elems * 2, 0);
             }
         }
-        // Rows are rounded in parallel; each part writes its own rows, handed out through a lock per part.
         let row_bytes = n * if args.width == Width::Bits8 { 1 } else { 2 };
-        let rows: Vec<_> = out.chunks_mut(row_bytes.max(1)).map(Mutex::new).collect();
-        let (acc, acc_low) = (&self.acc, &self.acc_low);
-        self.pool.run(ctx.lanes, rows.len(), &|row, _| {
+        let (acc, acc_low, sums) = (&self.acc, &self.acc_low, panels.row_sums());
+        for_each_row(&ctx, out, row_bytes, &|row, out| {
             let at = row * n..(row + 1) * n;
-            let mut out = rows[row].lock();
-            let sums = panels.row_sums();
             match args.width {
-                Width::Bits8 => round_u8(args, sums, &acc[at], &mut out),
-                Width::Bits16 => round_u16(args, sums, &acc[at.clone()], &acc_low[at], &mut out),
+                Width::Bits8 => round_u8(args, sums, &acc[at], out),
+                Width::Bits16 => round_u16(args, sums, &acc[at.clone()], &acc_low[at], out),
             }
         });
         Ok(())

@@ -147,7 +147,7 @@ impl PreparedGraph {
         observe: &mut dyn FnMut(&TensorSpec, &[u8]),
     ) -> Result<(), CpuError> {
         let mut intermediates = vec![Vec::new(); self.intermediates];
-        let mut out = Vec::new();
+        let mut out = std::mem::take(&mut executor.out);
         for node in &self.nodes {
             let tensors: Vec<Tensor<'_>> = node
                 .inputs
@@ -170,6 +170,7 @@ impl PreparedGraph {
                 Slot::Input(_) => {}
             }
         }
+        executor.out = out;
         Ok(())
     }
 }
@@ -235,13 +236,15 @@ fn linear_data(
     let scales = lowered_scales(&weights.codes, weights.k(), &weights.scales, sy / sx)
         .map_err(|reason| (wanted.tensor.to_string(), reason))?;
     let bias = bias.map(|bias| bias_units(width, &bias_codes(&bias, sx, &scales), sx, &scales));
-    Ok(NodeData::Integer(IntegerLinear {
+    let linear = IntegerLinear {
         rows: x.rows(),
         width,
         zero_point_in: zx,
         zero_point_out: zy,
         multipliers: multipliers(width, sx, &scales, sy).map_err(|e| (y.name.clone(), e.to_string()))?,
         bias: bias.unwrap_or_default(),
+        narrow: None,
         weights,
-    }))
+    };
+    Ok(NodeData::Integer(linear.narrowed()))
 }

@@ -15,6 +15,8 @@
 //! `R` is taken per node, so q, k and v as three nodes round each by their own channels. u16 sums lose their low byte, which
 //! biases outputs downwards by up to `256 · m` steps.
 
+use coexec_cpu::{Requantize, requantize::Channel};
+
 /// The multiplier of one output channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelMultiplier {
@@ -91,6 +93,20 @@ fn split(width: Width, m: f32) -> ChannelMultiplier {
     }
 }
 
+/// The u8 rule in 32-bit integers, for linears with `k` inputs whose channels have `offsets` added to their sums; `None` when it
+/// might not fit. The same codes as [`requantize`] for every sum that such a linear can have.
+#[must_use]
+pub fn in_32_bits(
+    k: usize,
+    multipliers: &[ChannelMultiplier],
+    offsets: impl IntoIterator<Item = i64>,
+    zero_point: i32,
+) -> Option<Requantize> {
+    let channels = multipliers.iter().zip(offsets);
+    let channel = |(m, offset): (&ChannelMultiplier, i64)| Channel { offset, mantissa: m.mantissa, shift: m.shift };
+    Requantize::new(k, zero_point, channels.map(channel))
+}
+
 /// What HTP adds to the sums of each channel for a bias of codes `b[n]` (i32, scale `s_x · s_w[n]`, offset 0): nearly `b`
 /// itself, in u16 without its low byte. Measured with the outputs in `tests/goldens.rs`; with `R` the largest channel scale and
 /// `W` the largest `s_x · s_w[n]`, every operation in f32:
@@ -155,6 +171,33 @@ mod tests {
         }
 
         #[test]
+        fn rounding_in_32_bits_is_the_same(
+            codes in proptest::collection::vec(any::<u8>(), 3),
+            weights in proptest::collection::vec(any::<i8>(), 7 * 3),
+            logs in proptest::collection::vec(-40f32..7.99, 7),
+            offset in -(1i64 << 30)..(1i64 << 30),
+            zero_point in 0i32..=255,
+        ) {
+            let scales: Vec<f32> = logs.iter().map(|log| log.exp2()).collect();
+            let m = multipliers(Width::Bits8, 1.0, &scales, 1.0).expect("in range");
+            // Offsets from those beyond which everything saturates down to none.
+            let offsets: Vec<i64> = (0..7).map(|i| offset >> (5 * i)).collect();
+            let pool = coexec_cpu::Pool::new(1);
+            let panels = coexec_cpu::I8Panels::pack(7, 3, weights.chunks(3)).expect("fits");
+            let how = in_32_bits(3, &m, offsets.iter().copied(), zero_point).expect("fits");
+            for kernels in coexec_cpu::Kernels::available() {
+                let ctx = coexec_cpu::Ctx { kernels, pool: &pool, lanes: 1 };
+                let mut out = [7; 7];
+                coexec_cpu::gemm_u8s8_requantized(&ctx, &codes, 1, &panels, &how, &mut out).expect("fits");
+                for (j, row) in weights.chunks(3).enumerate() {
+                    let sum: i64 = row.iter().zip(&codes).map(|(w, x)| i64::from(*w) * (i64::from(*x) - 128)).sum();
+                    let expected = requantize(Width::Bits8, sum + offsets[j], m[j], zero_point);
+                    prop_assert_eq!(u16::from(out[j]), expected, "{} {}", kernels.name(), j);
+                }
+            }
+        }
+
+        #[test]
         fn monotonic_and_total(acc: i64, step in 0i64..1000, sx: f32, sw in 1e-30f32..1e30, sy: f32, wide: bool) {
             let (width, zero) = if wide { (Width::Bits16, 32768) } else { (Width::Bits8, 128) };
             if let Ok(m) = multipliers(width, sx, &[sw], sy) {
@@ -184,6 +227,16 @@ mod tests {
             }
         }
         assert_eq!(bias_units(Width::Bits8, &[0; 4], 0.05, &scales), [0; 4]);
+    }
+
+    #[test]
+    fn what_may_not_fit_32_bits_is_left_to_64() {
+        let m = multipliers(Width::Bits8, 1.0, &[1.0], 1.0).expect("in range");
+        assert!(in_32_bits(131_071, &m, [0], 128).is_none());
+        assert!(in_32_bits(65_535, &m, [1 << 20], 128).is_some());
+        assert!(in_32_bits(1, &m, [1 << 31], 128).is_none());
+        assert!(in_32_bits(1, &m, [i64::MIN], 128).is_none());
+        assert!(in_32_bits(1, &m, [0], 256).is_none());
     }
 
     #[test]

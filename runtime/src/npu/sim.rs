@@ -24,7 +24,7 @@ impl SimBackend {
         Ok(Self {
             device: Arc::new(SimDevice::new(SimOptions {
                 profile: profile(&options.npu_profile)?,
-                threads: 1,
+                threads: options.worker_threads(),
                 timing: SimTiming::Off,
                 faults: options.faults.clone(),
             })),

@@ -21,8 +21,8 @@ pub struct MainBuffers {
     pub ready: LinearInput,
     /// What gate and up make of it: the input of down.
     pub activated: LinearInput,
-    /// Output of the last linear, `[tokens, N]`.
-    pub output: Vec<f32>,
+    /// Outputs of linears, `[tokens, N]` each: a buffer per linear keeps its size from layer to layer.
+    pub outputs: [Vec<f32>; 4],
     /// Rotated queries.
     pub qkv: QkvBuffers,
     /// Scratch of linears on the CPU.
@@ -69,8 +69,8 @@ impl NpuBuffers {
 pub struct ShadowBuffers {
     /// What clipping took away from the current input.
     pub residuals: Residuals,
-    /// The correction `[tokens, N]`.
-    pub correction: Vec<f32>,
+    /// The corrections `[tokens, N]`, by linear.
+    pub corrections: [Vec<f32>; 4],
 }
 
 /// All buffers of one chunk.

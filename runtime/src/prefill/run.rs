@@ -167,13 +167,14 @@ impl Execution<'_> {
         let mut main = self.buffers[chunk].main.lock();
         let (ctx, layer) = (self.ctx(lanes), self.runner.model.layer(l));
         if !self.split() {
-            let MainBuffers { x, output, ready, .. } = &mut *main;
-            return layer.input(&ctx, self.linear(LinearKind::Qkv, l), x, (l > 0).then_some(output), ready);
+            let MainBuffers { x, outputs, ready, .. } = &mut *main;
+            let add = (l > 0).then_some(&outputs[LinearKind::Down.index()][..]);
+            return layer.input(&ctx, self.linear(LinearKind::Qkv, l), x, add, ready);
         }
         if l > 0 {
-            self.join(LinearKind::Down, l - 1, chunk, &mut main)?;
-            let MainBuffers { x, output, .. } = &mut *main;
-            coexec_cpu::add_rows(&ctx, x, output)?;
+            self.join(LinearKind::Down, l - 1, chunk, lanes, &mut main)?;
+            let MainBuffers { x, outputs, .. } = &mut *main;
+            coexec_cpu::add_rows(&ctx, x, &outputs[LinearKind::Down.index()])?;
         }
         let MainBuffers { x, input, .. } = &mut *main;
         layer.attn_in(&ctx, x, input)?;
@@ -183,8 +184,9 @@ impl Execution<'_> {
     fn kv_write(&self, l: usize, chunk: usize, lanes: u16) -> Result<(), RuntimeError> {
         let c = self.runner.plan.chunks[chunk];
         let mut main = self.buffers[chunk].main.lock();
-        self.join(LinearKind::Qkv, l, chunk, &mut main)?;
-        let MainBuffers { output, qkv, .. } = &mut *main;
+        self.join(LinearKind::Qkv, l, chunk, lanes, &mut main)?;
+        let MainBuffers { outputs, qkv, .. } = &mut *main;
+        let output = &outputs[LinearKind::Qkv.index()];
         self.runner.model.layer(l).kv_write(&self.ctx(lanes), output, c.start_pos, self.runner.kv, l, qkv)?;
         drop(main);
         let last_layer = l + 1 == self.runner.model.config().num_hidden_layers as usize;
@@ -206,30 +208,31 @@ impl Execution<'_> {
         let mut main = self.buffers[chunk].main.lock();
         let (ctx, layer) = (self.ctx(lanes), self.runner.model.layer(l));
         if !self.split() {
-            let MainBuffers { x, output, ready, .. } = &mut *main;
-            return layer.input(&ctx, self.linear(LinearKind::GateUp, l), x, Some(output), ready);
+            let MainBuffers { x, outputs, ready, .. } = &mut *main;
+            let add = Some(&outputs[LinearKind::O.index()][..]);
+            return layer.input(&ctx, self.linear(LinearKind::GateUp, l), x, add, ready);
         }
-        self.join(LinearKind::O, l, chunk, &mut main)?;
-        let MainBuffers { x, output, input, .. } = &mut *main;
-        coexec_cpu::add_rows(&ctx, x, output)?;
+        self.join(LinearKind::O, l, chunk, lanes, &mut main)?;
+        let MainBuffers { x, outputs, input, .. } = &mut *main;
+        coexec_cpu::add_rows(&ctx, x, &outputs[LinearKind::O.index()])?;
         layer.ffn_in(&ctx, x, input)?;
         self.quantise(LinearKind::GateUp, l, chunk, lanes, &main)
     }
 
     fn act(&self, l: usize, chunk: usize, lanes: u16) -> Result<(), RuntimeError> {
         let mut main = self.buffers[chunk].main.lock();
-        self.join(LinearKind::GateUp, l, chunk, &mut main)?;
-        let MainBuffers { output, input, .. } = &mut *main;
-        self.runner.model.layer(l).act(&self.ctx(lanes), output, input)?;
+        self.join(LinearKind::GateUp, l, chunk, lanes, &mut main)?;
+        let MainBuffers { outputs, input, .. } = &mut *main;
+        self.runner.model.layer(l).act(&self.ctx(lanes), &outputs[LinearKind::GateUp.index()], input)?;
         self.quantise(LinearKind::Down, l, chunk, lanes, &main)
     }
 
     fn out(&self, l: usize, chunk: usize, lanes: u16) -> Result<(), RuntimeError> {
         let hidden = self.runner.model.config().hidden_size as usize;
         let mut main = self.buffers[chunk].main.lock();
-        self.join(LinearKind::Down, l, chunk, &mut main)?;
-        let MainBuffers { x, output, forward, logits, .. } = &mut *main;
-        coexec_cpu::add_rows(&self.ctx(lanes), x, output)?;
+        self.join(LinearKind::Down, l, chunk, lanes, &mut main)?;
+        let MainBuffers { x, outputs, forward, logits, .. } = &mut *main;
+        coexec_cpu::add_rows(&self.ctx(lanes), x, &outputs[LinearKind::Down.index()])?;
         let rows = if self.runner.all_logits { &x[..] } else { &x[x.len() - hidden..] };
         layer::head(&self.ctx(lanes), self.runner.model, rows, logits, forward)?;
         drop(main);
@@ -246,7 +249,7 @@ impl Execution<'_> {
     fn cpu_linear(&self, kind: LinearKind, l: usize, chunk: usize, lanes: u16) -> Result<(), RuntimeError> {
         let (ctx, model) = (self.ctx(lanes), self.runner.model);
         let mut main = self.buffers[chunk].main.lock();
-        let MainBuffers { input, output, ready, activated, linear, .. } = &mut *main;
+        let MainBuffers { input, outputs, ready, activated, linear, .. } = &mut *main;
         let w = model.linear(l, kind);
         let ready = match kind {
             LinearKind::GateUp => {
@@ -260,6 +263,7 @@ impl Execution<'_> {
             }
             LinearKind::Qkv => ready,
         };
+        let output = &mut outputs[kind.index()];
         output.resize(ready.rows() * w.n(), 0.0);
         Ok(coexec_cpu::linear_input(&ctx, &w.panels(), ready, output, linear)?)
     }
@@ -305,13 +309,21 @@ impl Execution<'_> {
         let rows = ShadowRows { weight, hot: self.runner.model.hot(l, kind) };
         let tokens = self.runner.plan.chunks[chunk].tokens;
         let mut shadow = self.buffers[chunk].shadow.lock();
-        let ShadowBuffers { residuals, correction } = &mut *shadow;
+        let ShadowBuffers { residuals, corrections } = &mut *shadow;
+        let correction = &mut corrections[kind.index()];
         correction.resize(tokens * weight.n(), 0.0);
         Ok(coexec_cpu::shadow(&self.ctx(lanes), residuals, &rows, weight.n(), correction)?)
     }
 
-    /// Joins the NPU's output and the shadow's correction into `main.output`.
-    fn join(&self, kind: LinearKind, l: usize, chunk: usize, main: &mut MainBuffers) -> Result<(), RuntimeError> {
+    /// Joins the NPU's output and the shadow's correction into `main.outputs`.
+    fn join(
+        &self,
+        kind: LinearKind,
+        l: usize,
+        chunk: usize,
+        lanes: u16,
+        main: &mut MainBuffers,
+    ) -> Result<(), RuntimeError> {
         if !self.split() {
             return Ok(());
         }
@@ -340,12 +352,14 @@ impl Execution<'_> {
             m: self.runner.plan.chunks[chunk].tokens,
             n: weight.n(),
             parts: &parts,
-            correction: self.runner.shadowed[l][kind.index()].then_some(&shadow.correction[..]),
+            correction: self.runner.shadowed[l][kind.index()].then_some(&shadow.corrections[kind.index()][..]),
             input_codes: input.as_deref().unwrap_or_default(),
             input_scale: calibration.input_scale,
             weight,
         };
-        let saturated = join.run(&mut main.output)?;
+        let output = &mut main.outputs[kind.index()];
+        output.resize(join.m * join.n, 0.0);
+        let saturated = join.run(&self.ctx(lanes), output)?;
         self.saturated.fetch_add(saturated as u64, Ordering::Relaxed);
         Ok(())
     }

@@ -8,7 +8,9 @@ mod int_gemm;
 mod int_linear;
 mod quantize;
 
-pub(in crate::kernels) use super::neon::{axpy, peak_f32, peak_int8, quantize_u8, read_sum, rms_norm, rope, silu_mul};
+pub(in crate::kernels) use super::neon::{
+    axpy, dequantize_u8, peak_f32, peak_int8, quantize_u8, read_sum, requantize_u8, rms_norm, rope, silu_mul,
+};
 pub(in crate::kernels) use attention::{attn_page, widen};
 pub(in crate::kernels) use float_linear::float_linear;
 pub(in crate::kernels) use gemm_u8s8::gemm_u8s8;

@@ -6,7 +6,7 @@ use coexec_model::layout::{PANEL_ROWS, padded_k};
 use std::arch::x86_64::*;
 
 /// Inputs whose weights, for four panels, stay in the first cache.
-const K_STEP: usize = 512;
+const K_STEP: usize = 384;
 
 /// Inputs `first..last` (a multiple of 4 apart, but for the end of the row) of `M` rows × `P` panels.
 ///
@@ -60,9 +60,11 @@ unsafe fn u8s8_tile<const M: usize, const P: usize>(
 unsafe fn u8s8_rows<const P: usize>(args: &GemmU8S8Args<'_>, block: &mut Block<'_, i32>, panel: usize) {
     let bytes = padded_k(args.k) * PANEL_ROWS;
     let panels: [*const u8; P] = std::array::from_fn(|p| args.panels[(panel + p) * bytes..][..bytes].as_ptr());
+    // Blocks of about the same size, in whole steps of 4.
+    let step = args.k.div_ceil(args.k.div_ceil(K_STEP).max(1)).next_multiple_of(4);
     let mut first = 0;
     loop {
-        let last = args.k.min(first + K_STEP);
+        let last = args.k.min(first + step);
         let mut start = [_mm512_setzero_si512(); P];
         if first == 0 {
             for (p, start) in start.iter_mut().enumerate() {
