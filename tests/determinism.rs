@@ -9,19 +9,19 @@ use coexec::{
 };
 use proptest::prelude::*;
 use std::sync::LazyLock;
-use support::{Packed, all_logits, calibration_text, demo_dir, root};
+use support::{Packed, all_logits, calibration_text, demo_dir, root, sized};
 
 /// The demo model in every format that takes another path through the kernels, calibrated.
 static DEMO: LazyLock<Vec<Packed>> = LazyLock::new(|| {
     [WeightFormat::Q8, WeightFormat::Q4, WeightFormat::Q4s, WeightFormat::F16]
-        .map(|format| Packed::import(&demo_dir(), format, Some(calibration_text()[..6000].to_owned())))
+        .map(|format| Packed::import(&demo_dir(), format, Some(calibration_text()[..sized(6000, 60)].to_owned())))
         .into()
 });
 
 /// A model with a sliding window shorter than the prompts.
 static WINDOWED: LazyLock<Packed> = LazyLock::new(|| {
     let source = source::open(&root().join("tests/data/tiny/mistral")).expect("the tiny mistral");
-    let text = calibration_text()[..2000].to_owned();
+    let text = calibration_text()[..sized(2000, 60)].to_owned();
     Packed::of(&*source, WeightFormat::Q8, Some(text))
 });
 
@@ -47,11 +47,11 @@ fn ladder(npu: NpuChoice, chunk_lens: &[usize]) -> EngineOptions {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: sized(12, 1), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn chunking_threads_policy_and_timing_do_not_matter(
-        prompt_len in 1usize..=3 * 64 + 1,
+        prompt_len in 1usize..=sized(3 * 64 + 1, 50),
         format in 0usize..4,
         npu in prop_oneof![Just(NpuChoice::Sim), Just(NpuChoice::None)],
         kv in prop_oneof![Just(KvDtype::F16), Just(KvDtype::F32)],
@@ -62,8 +62,9 @@ proptest! {
     ) {
         let prompt = tokens(prompt_len, 4096, seed);
         let packed = &DEMO[format];
-        let one_shot = logits(packed, EngineOptions { kv, ..options(npu, 256) }, &prompt);
-        for chunk_lens in [&[32][..], &[64], &[32, 64, 128, 256]] {
+        let lists: &[&[usize]] = sized(&[&[32], &[64], &[32, 64, 128, 256]], &[&[32], &[7, 40]]);
+        let one_shot = logits(packed, EngineOptions { kv, ..options(npu, sized(256, 64)) }, &prompt);
+        for chunk_lens in lists {
             let changed = EngineOptions { kv, policy, threads, jitter_us, ..ladder(npu, chunk_lens) };
             prop_assert_eq!(&logits(packed, changed, &prompt), &one_shot, "chunk_lens {:?}", chunk_lens);
         }
@@ -85,10 +86,11 @@ proptest! {
 
 #[test]
 fn long_prompts_in_chunks_of_32_64_and_256_equal_one_shot() {
-    let prompt = tokens(3 * 256 + 1, 4096, 21);
+    let prompt = tokens(sized(3 * 256 + 1, 40), 4096, 21);
+    let lists: &[&[usize]] = sized(&[&[32], &[64], &[256], &[32, 64, 128, 256], &[7, 300]], &[&[32], &[7, 40]]);
     for npu in [NpuChoice::Sim, NpuChoice::None] {
-        let one_shot = logits(&DEMO[0], options(npu, 1024), &prompt);
-        for chunk_lens in [&[32][..], &[64], &[256], &[32, 64, 128, 256], &[7, 300]] {
+        let one_shot = logits(&DEMO[0], options(npu, sized(1024, 64)), &prompt);
+        for chunk_lens in lists {
             for policy in PolicyKind::ALL {
                 let changed = EngineOptions { policy, ..ladder(npu, chunk_lens) };
                 assert_eq!(logits(&DEMO[0], changed, &prompt), one_shot, "chunk_lens {chunk_lens:?}, {policy}");
@@ -99,7 +101,7 @@ fn long_prompts_in_chunks_of_32_64_and_256_equal_one_shot() {
 
 #[test]
 fn on_the_cpu_decode_is_prefill_token_by_token() {
-    let prompt = tokens(70, 4096, 5);
+    let prompt = tokens(sized(70, 9), 4096, 5);
     for packed in DEMO.iter() {
         let engine = packed.engine(options(NpuChoice::None, 256));
         let whole = all_logits(&engine, &prompt);
@@ -128,11 +130,11 @@ fn a_second_turn_and_a_truncated_session_continue_exactly() {
 
 #[test]
 fn a_memory_budget_changes_no_bit() {
-    let prompt = tokens(40, 4096, 3);
+    let (prompt, chunk_len) = (tokens(sized(40, 9), 4096, 3), sized(32, 8));
     for packed in DEMO.iter() {
         for npu in [NpuChoice::Sim, NpuChoice::None] {
-            let free = logits(packed, options(npu, 32), &prompt);
-            let tight = EngineOptions { memory_budget_bytes: Some(300_000), ..options(npu, 32) };
+            let free = logits(packed, options(npu, chunk_len), &prompt);
+            let tight = EngineOptions { memory_budget_bytes: Some(300_000), ..options(npu, chunk_len) };
             assert_eq!(logits(packed, tight, &prompt), free);
         }
     }
@@ -140,12 +142,12 @@ fn a_memory_budget_changes_no_bit() {
 
 #[test]
 fn every_kernel_set_of_this_machine_agrees() {
-    let prompt = tokens(50, 4096, 11);
+    let (prompt, chunk_len) = (tokens(sized(50, 2), 4096, 11), sized(64, 2));
     for packed in DEMO.iter() {
         for npu in [NpuChoice::Sim, NpuChoice::None] {
-            let best = logits(packed, options(npu, 64), &prompt);
+            let best = logits(packed, options(npu, chunk_len), &prompt);
             for kernels in coexec_cpu::Kernels::available() {
-                let named = EngineOptions { kernels: Some(kernels.name().to_owned()), ..options(npu, 64) };
+                let named = EngineOptions { kernels: Some(kernels.name().to_owned()), ..options(npu, chunk_len) };
                 assert_eq!(logits(packed, named, &prompt), best, "{}", kernels.name());
             }
         }

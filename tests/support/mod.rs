@@ -53,6 +53,12 @@ pub(crate) fn shared_models(test: &str) -> Option<PathBuf> {
     None
 }
 
+/// A size of a test: `full`, or `small` under an emulated CPU (`cargo xtask arm` sets `COEXEC_EMULATED`), where everything
+/// takes many times as long.
+pub(crate) fn sized<T>(full: T, small: T) -> T {
+    if std::env::var_os("COEXEC_EMULATED").is_some() { small } else { full }
+}
+
 /// Prints a skip and leaves it where `cargo xtask test` counts it.
 pub(crate) fn skip(test: &str, reason: &str) {
     eprintln!("SKIPPED {test}: {reason}");

@@ -1,16 +1,22 @@
-//! Project automation: `cargo xtask test | check | fuzz | bindgen | qnn | demo`.
+//! Project automation: `cargo xtask test | check | arm | miri | fuzz | bindgen | qnn | demo`.
 //!
 //! `test` is what the README promises and what CI runs. Everything here calls cargo; nothing is installed that is there.
 
 #![forbid(unsafe_code)]
 
+mod arm;
 mod bindgen;
 mod fuzz;
+mod miri;
 mod qnn;
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
-use std::{path::PathBuf, process::Command};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 #[derive(Debug, Parser)]
 #[command(about = "Project automation")]
@@ -21,7 +27,7 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// All tests of the workspace
+    /// All tests of the workspace, and `arm`
     Test {
         /// Arguments for the test binaries, e.g. a filter
         #[arg(last = true)]
@@ -29,6 +35,10 @@ enum Task {
     },
     /// Format, clippy and rustdoc, warnings denied; each feature alone; bindings up to date
     Check,
+    /// Kernel and engine tests on emulated Arm CPUs, and the static library for Android
+    Arm,
+    /// Tests of the portable kernels and of disjoint writes under Miri
+    Miri,
     /// Fuzz every parser
     Fuzz {
         /// Seconds per target
@@ -53,6 +63,11 @@ fn main() -> anyhow::Result<()> {
     match Args::parse().task {
         Task::Test { args } => test(&args),
         Task::Check => check(),
+        Task::Arm => {
+            arm::ensure()?;
+            arm::run(None)
+        }
+        Task::Miri => miri::run(),
         Task::Fuzz { seconds, target } => fuzz::run(seconds, target.as_deref()),
         Task::Bindgen { check } => bindgen::run(check),
         Task::Qnn => {
@@ -107,7 +122,7 @@ fn test(args: &[String]) -> anyhow::Result<()> {
     if !args.is_empty() {
         command.arg("--").args(args);
     }
-    let result = run(&mut command);
+    let result = run(&mut command).and_then(|()| test_arm(args, &skips));
     let skipped = std::fs::read_to_string(&skips).unwrap_or_default();
     // The list is printed below; a temporary file that stays behind harms nobody.
     let _ = std::fs::remove_file(&skips);
@@ -116,6 +131,22 @@ fn test(args: &[String]) -> anyhow::Result<()> {
         println!("  {line}");
     }
     result
+}
+
+/// Arm's tests, or a counted skip where their tools cannot be had. CI may not skip them.
+fn test_arm(args: &[String], skips: &Path) -> anyhow::Result<()> {
+    if !args.is_empty() {
+        eprintln!("arguments for test binaries were given: Arm's tests are left to `cargo xtask arm`");
+        return Ok(());
+    }
+    match arm::ensure() {
+        Ok(()) => arm::run(Some(skips)),
+        Err(e) if std::env::var_os("CI").is_some() => Err(e.context("CI runs Arm's tests")),
+        Err(e) => {
+            let mut log = std::fs::OpenOptions::new().append(true).create(true).open(skips)?;
+            writeln!(log, "cargo xtask arm: {e:#}").context("the skip log can be written")
+        }
+    }
 }
 
 fn check() -> anyhow::Result<()> {

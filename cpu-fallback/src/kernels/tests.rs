@@ -146,6 +146,16 @@ fn linears_equal_the_reference_at_tile_edges() {
     }
 }
 
+/// Small enough for Miri.
+#[test]
+fn tiles_of_every_height_equal_the_reference() {
+    for format in WeightFormat::ALL {
+        for m in 1..=13 {
+            check_linear(format, (m, 18, 35), m as u64);
+        }
+    }
+}
+
 #[test]
 fn extreme_codes_do_not_saturate() {
     // All activations ±1 (codes ±127), all weights at the ends of their range.
