@@ -115,7 +115,9 @@ fn chunks_threads_and_kernels_give_the_same_bits() {
         let width = case.width();
         let mut expected = vec![0.0; data.q.len()];
         attend(&ctx(&pool, 1), &case.shape, &data.q, 0, &data.pages, &mut expected).expect("fits");
-        for lanes in [1, 2, 4] {
+        // `cargo xtask arm` sets it: an emulated CPU takes many times as long.
+        let emulated = std::env::var_os("COEXEC_EMULATED").is_some();
+        for lanes in if emulated { vec![2] } else { vec![1, 2, 4] } {
             for chunk in [1, 7, 32, 33, 256] {
                 // Every row alone takes long: the last 40 are enough for chunks of one.
                 let start = if chunk == 1 { case.tokens - 40 } else { 0 };

@@ -17,6 +17,19 @@ const CC: &str = "aarch64-linux-gnu-gcc";
 const QEMU: &str = "qemu-aarch64-static";
 /// Debian's compiler, C library and emulator.
 const PACKAGES: [&str; 3] = ["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "qemu-user-static"];
+/// Only what computes is optimised, and nobody debugs there: most of the time here is building.
+const PROFILE: [&str; 10] = [
+    "opt-level=0",
+    "debug=false",
+    "incremental=false",
+    "package.bytemuck.opt-level=2",
+    "package.coexec-cpu.opt-level=2",
+    "package.coexec-model.opt-level=2",
+    "package.coexec-npu.opt-level=2",
+    "package.half.opt-level=2",
+    "package.xxhash-rust.opt-level=2",
+    "package.zstd-sys.opt-level=2",
+];
 /// Where Debian puts the libraries of the other architecture.
 const LIBRARIES: &str = "/usr/aarch64-linux-gnu";
 
@@ -75,7 +88,8 @@ impl TestBinary {
 /// Builds all tests of the kernels' package and those of [`ENGINE_TESTS`], in one call: another choice of packages would
 /// choose other features and build everything again.
 fn build() -> anyhow::Result<Vec<TestBinary>> {
-    let mut command = crate::cargo(&["test", "--no-run", "--profile", "arm", "--target", LINUX]);
+    let mut command = crate::cargo(&["test", "--no-run", "--target", LINUX]);
+    command.args(PROFILE.iter().flat_map(|setting| ["--config".into(), format!("profile.test.{setting}")]));
     command.args([
         "--message-format",
         "json-render-diagnostics",
@@ -151,11 +165,11 @@ pub(crate) fn run(skips: Option<&Path>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The library as Android links it. Hardly optimised: this shows that it compiles.
+/// What Android links, without optimisation: this shows that it compiles.
 fn android() -> Command {
-    let args = ["rustc", "--profile", "arm", "--package", "coexec", "--lib", "--crate-type", "staticlib"];
-    let mut command = crate::cargo(&args);
-    command.args(["--no-default-features", "--target", ANDROID]);
+    let mut command = crate::cargo(&["rustc", "--package", "coexec-runtime", "--lib", "--crate-type", "staticlib"]);
+    command.args(["--target", ANDROID]);
+    command.args(PROFILE[..3].iter().flat_map(|setting| ["--config".into(), format!("profile.dev.{setting}")]));
     // zstd is C. An NDK's tools are named by the same variables.
     for (variable, tool) in [("CC_aarch64_linux_android", CC), ("AR_aarch64_linux_android", "aarch64-linux-gnu-ar")] {
         if std::env::var_os(variable).is_none() {
