@@ -55,7 +55,7 @@ struct Table {
     silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
     rope: unsafe fn(&mut [f32], &[f32], &[f32]),
     requantize_u8: unsafe fn(&[i32], &RequantArgs<'_>, &mut [u8]),
-    dequantize_u8: unsafe fn(&[u8], f32, Option<&[f32]>, &mut [f32]) -> bool,
+    dequantize_u8: DequantizeU8,
     peak_int8: unsafe fn(u64) -> u64,
     peak_f32: unsafe fn(u64) -> u64,
     read_sum: unsafe fn(&[u64]) -> u64,
@@ -63,6 +63,9 @@ struct Table {
 
 /// Quantises a row: activations, then codes, scales and sums of codes of its groups.
 type QuantizeGroups = unsafe fn(&[f32], &mut [i8], &mut [f32], &mut [i32]);
+
+/// Codes, scale and what is added to floats; true when some code was at an end of its range.
+type DequantizeU8 = unsafe fn(&[u8], f32, Option<&[f32]>, &mut [f32]) -> bool;
 
 /// A set of kernels for one instruction set.
 pub struct Kernels {
