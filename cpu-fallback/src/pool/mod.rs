@@ -14,7 +14,7 @@
 //!
 //! Several callers may run jobs at once; a worker joins the oldest job that has a free lane and parts left.
 //!
-//! Short jobs in a row are run as one [`Pool::step`] ([`step`]), inside which a job costs well under a microsecond.
+//! Short jobs in a row are run as one [`Pool::step`] (`pool/step.rs`), inside which a job costs well under a microsecond.
 
 mod step;
 
