@@ -54,7 +54,7 @@ proptest! {
         prompt_len in 1usize..=sized(3 * 64 + 1, 50),
         format in 0usize..4,
         npu in prop_oneof![Just(NpuChoice::Sim), Just(NpuChoice::None)],
-        kv in prop_oneof![Just(KvDtype::F16), Just(KvDtype::F32)],
+        kv in proptest::sample::select(KvDtype::ALL.to_vec()),
         policy in proptest::sample::select(PolicyKind::ALL.to_vec()),
         threads in 1usize..=2,
         jitter_us in prop_oneof![Just(0u64), Just(300)],

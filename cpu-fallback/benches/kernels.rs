@@ -1,5 +1,5 @@
-//! `cargo bench -p coexec-cpu`: GEMV in bytes of weights per second beside a plain read, GEMM and attention in
-//! multiply-adds per second.
+//! `cargo bench -p coexec-cpu`: GEMV in bytes of weights per second beside a plain read, GEMM in multiply-adds
+//! per second.
 
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 
@@ -12,7 +12,7 @@ use coexec_model::{
     align::AlignedBytes,
     layout::{panel_layout, panels},
 };
-use common::{Numbers, Pages};
+use common::Numbers;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 
@@ -105,32 +105,11 @@ fn gemm(c: &mut Criterion) {
     }
 }
 
-fn attention(c: &mut Criterion) {
-    let pool = Pool::new(threads());
-    let shape = AttnShape { heads: 16, kv_heads: 8, head_dim: 128, scale: 0.088, window: None };
-    let kv = KvShape { kv_heads: 8, head_dim: 128 };
-    let context = 1024;
-    let mut pages = Pages::new(kv, context / PAGE_TOKENS, true);
-    let rows = Numbers::new(4).floats(context * 1024);
-    store_kv(&kv, 0, &rows, &rows, &mut pages).expect("fits");
-    let mut group = c.benchmark_group("attention 16/8 heads of 128");
-    for (m, start) in [(256, 768), (1, 1023)] {
-        let (q, mut out) = (Numbers::new(5).floats(m * 2048), vec![0.0; m * 2048]);
-        group.throughput(Throughput::Elements((m * (2 * start + m + 1) * 2048) as u64));
-        for kernels in Kernels::available().into_iter().filter(|k| k.name() != "reference") {
-            let ctx = Ctx { kernels, pool: &pool, lanes: 1 };
-            group.bench_function(BenchmarkId::new(format!("{m} tokens at {start}"), kernels.name()), |b| {
-                b.iter(|| attend(&ctx, &shape, black_box(&q), start, &pages, &mut out).expect("fits"));
-            });
-        }
-    }
-}
-
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(10)
         .warm_up_time(std::time::Duration::from_millis(200))
         .measurement_time(std::time::Duration::from_millis(800));
-    targets = gemv, gemm, attention
+    targets = gemv, gemm
 }
 criterion_main!(benches);

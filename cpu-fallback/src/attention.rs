@@ -1,24 +1,38 @@
-//! Causal attention over K/V pages, one softmax pass (FlashAttention's running maximum; Dao et al. 2022, alg. 1).
+//! Causal attention over K/V segments, one softmax pass (FlashAttention's running maximum; Dao et al. 2022, alg. 1).
 //!
 //! Order of operations of one query vector, whatever the chunk it came in: positions are cut into segments of
-//! [`SEGMENT_PAGES`] pages at absolute boundaries. In a segment, pages ascend; each is one step of `AttnPageArgs` in
-//! `kernels`. Segments that show the vector anything are then merged in ascending order:
-//! `M' = max(M, m)`, `L = fma(l, exp(m − M'), L · exp(M − M'))`, and so the weighted values; `out = values / L`.
-//! So segments can be computed by different threads (decode over a long context) or one after another (prefill).
+//! [`SEGMENT_TOKENS`] at absolute boundaries. A segment is one softmax of its own (`AttnSegmentArgs` in `kernels`). Segments
+//! that show the vector anything are then merged in ascending order, with exponents of 2: `M' = max(M, m)`,
+//! `L = fma(l, 2^(m − M'), L · 2^(M − M'))`, and so the weighted values; `out = values · (1 / L)`. So segments can be computed by
+//! different threads (decode over a long context) or one after another (prefill).
+//!
+//! With i8 keys and values, query vectors and probabilities become integers too (`AttnQuery`, `AttnSegmentArgs`), so that
+//! both products are integer dot products.
 
 use crate::{
-    CpuError, Ctx, KvPages, PAGE_TOKENS,
+    CpuError, Ctx, KvSegments, SEGMENT_TOKENS,
     error::check_len,
-    kernels::{AttnPageArgs, Grid, for_each_block, for_each_item},
-    kernels::{Kernels, PageScratch, exp},
+    kernels::{
+        AttnPart, AttnQuery, AttnSegmentArgs, AttnState, AttnVectors, Block, Grid, Kernels, SegmentScratch,
+        for_each_block, for_each_block_from_last,
+    },
+    kv::{KvDtype, KvPart, KvShape, KvSlice},
 };
 use parking_lot::Mutex;
 use std::{cell::RefCell, ops::Range};
 
-/// Pages of a segment.
-pub const SEGMENT_PAGES: usize = 16;
-/// Query vectors that share a page, about.
-const VECTORS: usize = 48;
+/// Most query vectors of a block, about: they share keys and values that were widened once.
+const VECTORS: usize = 288;
+/// Fewest query vectors of a block where that gives more blocks.
+const LEAST_VECTORS: usize = 96;
+/// Blocks that a thread gets, about, where there are enough rows.
+const BLOCKS: usize = 6;
+/// At most this many query vectors run one by one: registers then hold tokens.
+const FEW_VECTORS: usize = 8;
+/// Runs of segments that a thread of a split attention gets, about.
+const RUNS: usize = 4;
+/// Segments that a split attention has room for before it allocates.
+const ROOM_SEGMENTS: usize = 64;
 
 /// Sizes and rules of an attention.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,54 +70,27 @@ impl AttnShape {
     }
 }
 
-/// Softmax state of some query vectors.
-#[derive(Debug, Default)]
-struct State {
-    max: Vec<f32>,
-    sum: Vec<f32>,
-    /// `[vectors, head_dim]`.
-    acc: Vec<f32>,
-}
-
-impl State {
-    fn reset(&mut self, vectors: usize, head_dim: usize) {
-        self.max.clear();
-        self.max.resize(vectors, f32::NEG_INFINITY);
-        self.sum.clear();
-        self.sum.resize(vectors, 0.0);
-        self.acc.clear();
-        self.acc.resize(vectors * head_dim, 0.0);
-    }
-}
-
-/// Merges one vector's segment `(max, sum, acc)` into its total.
-fn merge(total: (&mut f32, &mut f32, &mut [f32]), (max, sum, acc): (f32, f32, &[f32])) {
-    let (old, total_sum, total_acc) = total;
-    // A vector that saw nothing of the segment has no sum. (A NaN sum is merged.)
-    if sum == 0.0 && max == f32::NEG_INFINITY {
-        return;
-    }
-    let new = if max > *old { max } else { *old };
-    let (a, b) = (exp(*old - new), exp(max - new));
-    *old = new;
-    *total_sum = sum.mul_add(b, *total_sum * a);
-    for (total, v) in total_acc.iter_mut().zip(acc) {
-        *total = v.mul_add(b, *total * a);
-    }
-}
-
 /// Memory of one thread.
 #[derive(Debug, Default)]
 struct Scratch {
-    q: Vec<f32>,
-    ranges: Vec<(u8, u8)>,
-    segment: State,
-    total: State,
-    page: PageScratch,
+    query: AttnQuery,
+    ranges: Vec<(u16, u16)>,
+    segment: Vec<f32>,
+    total: Vec<f32>,
+    kernel: SegmentScratch,
+}
+
+/// Memory of a split attention, of the thread that calls it.
+#[derive(Debug, Default)]
+struct Split {
+    queries: Vec<AttnQuery>,
+    /// A state per block and segment.
+    states: Vec<f32>,
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
+    static SPLIT: RefCell<Split> = RefCell::default();
 }
 
 /// What all parts of one call share.
@@ -113,7 +100,8 @@ struct Call<'a> {
     /// `[m, heads · head_dim]`.
     q: &'a [f32],
     start_pos: usize,
-    kv: &'a dyn KvPages,
+    kv: &'a dyn KvSegments,
+    dtype: KvDtype,
     failure: Mutex<Option<CpuError>>,
 }
 
@@ -129,57 +117,101 @@ impl Call<'_> {
 
     /// Segments that rows `rows` need.
     fn segments(&self, rows: &Range<usize>) -> Range<usize> {
-        let (seen, tokens) = (self.visible(rows), SEGMENT_PAGES * PAGE_TOKENS);
-        seen.start / tokens..seen.end.div_ceil(tokens)
-    }
-
-    /// Gathers the query vectors of a KV head: `[rows · group, head_dim]`.
-    fn gather(&self, rows: &Range<usize>, kv_head: usize, q: &mut Vec<f32>) {
-        let width = self.group() * self.shape.head_dim;
-        q.clear();
-        for r in rows.clone() {
-            q.extend_from_slice(&self.q[r * self.shape.heads * self.shape.head_dim + kv_head * width..][..width]);
-        }
-    }
-
-    /// Runs one segment for gathered query vectors, into `scratch.segment`.
-    fn segment(&self, rows: &Range<usize>, kv_head: usize, segment: usize, scratch: &mut Scratch) {
-        let (hd, group) = (self.shape.head_dim, self.group());
-        scratch.segment.reset(rows.len() * group, hd);
         let seen = self.visible(rows);
-        let first = (segment * SEGMENT_PAGES).max(seen.start / PAGE_TOKENS);
-        let last = ((segment + 1) * SEGMENT_PAGES).min(seen.end.div_ceil(PAGE_TOKENS));
-        for page in first..last {
-            let start = page * PAGE_TOKENS;
-            let slot = |position: usize| position.clamp(start, start + PAGE_TOKENS) - start;
-            scratch.ranges.clear();
-            for r in rows.clone() {
-                let visible = self.shape.visible(self.start_pos + r);
-                let (low, high) = (slot(visible.start), slot(visible.end));
-                let range = if low < high { (low as u8, high as u8) } else { (0, 0) };
-                scratch.ranges.extend(std::iter::repeat_n(range, group));
-            }
-            self.kv.with_page(page, &mut |data| {
-                let (Some(k), Some(v)) = (data.k.head(kv_head, hd), data.v.head(kv_head, hd)) else {
-                    let expected = self.shape.kv_heads * PAGE_TOKENS * hd;
-                    let got = data.k.len().min(data.v.len());
-                    self.failure.lock().get_or_insert(CpuError::Shape { what: "attend: KV page", expected, got });
-                    return;
-                };
-                self.kernels.attn_page(&mut AttnPageArgs {
-                    head_dim: hd,
-                    scale: self.shape.scale,
-                    k,
-                    v,
-                    q: &scratch.q,
-                    ranges: &scratch.ranges,
-                    max: &mut scratch.segment.max,
-                    sum: &mut scratch.segment.sum,
-                    acc: &mut scratch.segment.acc,
-                    scratch: &mut scratch.page,
-                });
-            });
+        seen.start / SEGMENT_TOKENS..seen.end.div_ceil(SEGMENT_TOKENS)
+    }
+
+    /// Vectors of a tile for a block of `rows` rows: 1, or the width that needs the fewest registers, the widest of these.
+    fn width(&self, rows: usize) -> usize {
+        let vectors = rows * self.group();
+        if vectors <= FEW_VECTORS || rows == 1 && vectors < 2 * FEW_VECTORS {
+            return 1;
         }
+        let widths = self.kernels.attn_widths();
+        widths.into_iter().rev().min_by_key(|w| vectors.next_multiple_of(*w)).unwrap_or(1)
+    }
+
+    /// Prepares the query vectors of a KV head: `[rows · group]`, row by row.
+    fn prepare(&self, rows: &Range<usize>, kv_head: usize, query: &mut AttnQuery) {
+        let (hd, group, stride) = (self.shape.head_dim, self.group(), self.shape.heads * self.shape.head_dim);
+        let first = rows.start * stride + kv_head * group * hd;
+        let vectors = AttnVectors { q: self.q, stride, first, group, count: rows.len() * group };
+        query.prepare(self.kernels, (self.dtype, self.width(rows.len())), (hd, self.shape.scale), &vectors);
+    }
+
+    /// Runs one segment for prepared query vectors, into `out`. `more`: this thread goes on with the next segment.
+    fn segment(
+        &self,
+        rows: &Range<usize>,
+        (kv_head, segment, more): (usize, usize, bool),
+        query: &AttnQuery,
+        (ranges, scratch): (&mut Vec<(u16, u16)>, &mut SegmentScratch),
+        out: &mut [f32],
+    ) {
+        let start = segment * SEGMENT_TOKENS;
+        let next = if more && query.width == 1 {
+            self.address(kv_head, segment + 1)
+        } else {
+            (std::ptr::null(), std::ptr::null())
+        };
+        let slot = |position: usize| (position.clamp(start, start + SEGMENT_TOKENS) - start) as u16;
+        ranges.clear();
+        for r in rows.clone() {
+            let visible = self.shape.visible(self.start_pos + r);
+            let (low, high) = (slot(visible.start), slot(visible.end));
+            let range = if low < high { (low, high) } else { (0, 0) };
+            ranges.extend(std::iter::repeat_n(range, self.group()));
+        }
+        // Padding sees what the last vector sees, so that it makes no difference to masks.
+        let last = ranges.last().copied().unwrap_or_default();
+        ranges.resize(query.vectors, last);
+        let shape = KvShape { kv_heads: self.shape.kv_heads, head_dim: self.shape.head_dim };
+        let keys = shape.head_elems(KvPart::Keys, self.dtype);
+        let values = shape.head_elems(KvPart::Values, self.dtype);
+        self.kv.with_segment(segment, &mut |data| {
+            let same = data.k.dtype() == self.dtype && data.v.dtype() == self.dtype;
+            let (Some(k), Some(v), true) = (data.k.head(kv_head, keys), data.v.head(kv_head, values), same) else {
+                let expected = self.shape.kv_heads * keys;
+                let got = data.k.len().min(data.v.len());
+                self.failure.lock().get_or_insert(CpuError::Shape { what: "attend: KV segment", expected, got });
+                return;
+            };
+            let out = AttnState::of(out, query.vectors);
+            self.kernels.attn_segment(&mut AttnSegmentArgs { query, k, v, ranges, out, next, scratch });
+        });
+    }
+
+    /// Where a head's keys and their scales of a segment lie.
+    fn address(&self, kv_head: usize, segment: usize) -> (*const u8, *const u8) {
+        let shape = KvShape { kv_heads: self.shape.kv_heads, head_dim: self.shape.head_dim };
+        let elems = shape.head_elems(KvPart::Keys, self.dtype);
+        let mut at = (std::ptr::null(), std::ptr::null());
+        self.kv.with_segment(segment, &mut |data| {
+            at = match data.k.head(kv_head, elems) {
+                Some(KvSlice::F32(k)) => (k.as_ptr().cast(), std::ptr::null()),
+                Some(KvSlice::F16(k)) => (k.as_ptr().cast(), std::ptr::null()),
+                Some(KvSlice::I8 { codes, scales }) => (codes.as_ptr().cast(), scales.as_ptr().cast()),
+                None => at,
+            };
+        });
+        at
+    }
+
+    fn merge(&self, total: &mut [f32], part: &[f32], query: &AttnQuery) {
+        let mut total = AttnState::of(total, query.vectors);
+        self.kernels.attn_merge(&mut total, &AttnPart::of(part, query.vectors), query.width);
+    }
+
+    /// Clears a total: nothing seen.
+    fn reset(total: &mut Vec<f32>, query: &AttnQuery) {
+        total.clear();
+        total.resize(query.state_len(), 0.0);
+        total[..query.vectors].fill(f32::NEG_INFINITY);
+    }
+
+    /// Writes the results of a block.
+    fn finish(&self, total: &[f32], query: &AttnQuery, block: &mut Block<'_, f32>) {
+        self.kernels.attn_finish(&AttnPart::of(total, query.vectors), query.width, self.group(), block);
     }
 }
 
@@ -188,13 +220,13 @@ impl Call<'_> {
 /// KV head `h / (heads / kv_heads)`. A row's result does not depend on `m`, bit for bit.
 ///
 /// # Errors
-/// When the shape makes no sense, a buffer does not fit, or a page is too short.
+/// When the shape makes no sense, a buffer does not fit, or a segment is too short.
 pub fn attend(
     ctx: &Ctx<'_>,
     shape: &AttnShape,
     q: &[f32],
     start_pos: usize,
-    kv: &dyn KvPages,
+    kv: &dyn KvSegments,
     out: &mut [f32],
 ) -> Result<(), CpuError> {
     shape.check()?;
@@ -212,82 +244,100 @@ pub fn attend(
     if m == 0 {
         return Ok(());
     }
-    let call = Call { kernels: ctx.kernels, shape: *shape, q, start_pos, kv, failure: Mutex::new(None) };
+    let dtype = kv.dtype();
+    let call = Call { kernels: ctx.kernels, shape: *shape, q, start_pos, kv, dtype, failure: Mutex::new(None) };
     let group = call.group();
-    let row_step = VECTORS.div_ceil(group).min(m);
+    let even = (m * shape.kv_heads).div_ceil(BLOCKS * ctx.lanes.max(1)) * group;
+    let row_step = (even.clamp(LEAST_VECTORS, VECTORS) / group).clamp(1, m);
     let grid = Grid { rows: m, cols: width, row_step, col_step: group * shape.head_dim, col_lead: 0 };
     let segments = call.segments(&(0..m));
-    if ctx.lanes > 1 && segments.len() > 1 && grid.parts() < 2 * ctx.lanes {
-        attend_split(ctx, &call, grid, out);
+    if ctx.lanes > 1 && segments.len() > 1 && grid.parts() < 4 * ctx.lanes {
+        SPLIT.with_borrow_mut(|split| attend_split(ctx, &call, grid, segments, split, out));
     } else {
-        for_each_block(ctx.pool, ctx.lanes, out, grid, &|_, mut block| {
-            let (rows, kv_head) = (block.row_range(), block.col_range().start / (group * shape.head_dim));
-            SCRATCH.with_borrow_mut(|scratch| {
-                call.gather(&rows, kv_head, &mut scratch.q);
-                let vectors = rows.len() * group;
-                scratch.total.reset(vectors, shape.head_dim);
-                for segment in call.segments(&rows) {
-                    call.segment(&rows, kv_head, segment, scratch);
-                    for i in 0..vectors {
-                        merge_vector(&mut scratch.total, i, &scratch.segment, i, shape.head_dim);
-                    }
-                }
-                for i in 0..vectors {
-                    let at = i % group * shape.head_dim;
-                    finish(&scratch.total, i, &mut block.row(i / group)[at..at + shape.head_dim]);
-                }
-            });
-        });
+        attend_blocks(ctx, &call, grid, out);
     }
     call.failure.into_inner().map_or(Ok(()), Err)
 }
 
-fn merge_vector(total: &mut State, i: usize, segment: &State, j: usize, hd: usize) {
-    merge(
-        (&mut total.max[i], &mut total.sum[i], &mut total.acc[i * hd..(i + 1) * hd]),
-        (segment.max[j], segment.sum[j], &segment.acc[j * hd..(j + 1) * hd]),
-    );
-}
-
-/// Writes the result of vector `i`.
-fn finish(total: &State, i: usize, out: &mut [f32]) {
-    let (hd, inverse) = (out.len(), 1.0 / total.sum[i]);
-    for (out, v) in out.iter_mut().zip(&total.acc[i * hd..(i + 1) * hd]) {
-        *out = v * inverse;
-    }
+/// Many rows, or one segment: a thread does a block of rows of a KV head over its whole context, the longest first.
+fn attend_blocks(ctx: &Ctx<'_>, call: &Call<'_>, grid: Grid, out: &mut [f32]) {
+    for_each_block_from_last(ctx.pool, ctx.lanes, out, grid, &|_, mut block| {
+        let (rows, kv_head) = (block.row_range(), block.col_range().start / grid.col_step);
+        SCRATCH.with_borrow_mut(|scratch| {
+            let Scratch { query, ranges, segment, total, kernel } = scratch;
+            call.prepare(&rows, kv_head, query);
+            Call::reset(total, query);
+            let needed = call.segments(&rows);
+            for i in needed.clone() {
+                segment.resize(query.state_len(), 0.0);
+                let more = i + 1 < needed.end;
+                call.segment(&rows, (kv_head, i, more), query, (ranges, kernel), segment);
+                call.merge(total, segment, query);
+            }
+            call.finish(total, query, &mut block);
+        });
+    });
 }
 
 /// Few rows, long context: segments go to different threads and are merged afterwards, in order.
-fn attend_split(ctx: &Ctx<'_>, call: &Call<'_>, grid: Grid, out: &mut [f32]) {
-    let (hd, group) = (call.shape.head_dim, call.group());
-    let mut parts = Vec::new();
-    for kv_head in 0..call.shape.kv_heads {
-        for first in (0..grid.rows).step_by(grid.row_step) {
-            let rows = first..(first + grid.row_step).min(grid.rows);
-            parts.extend(call.segments(&rows).map(|segment| (kv_head, rows.clone(), segment, State::default())));
-        }
+fn attend_split(
+    ctx: &Ctx<'_>,
+    call: &Call<'_>,
+    grid: Grid,
+    segments: Range<usize>,
+    split: &mut Split,
+    out: &mut [f32],
+) {
+    let row_blocks = grid.rows.div_ceil(grid.row_step);
+    let rows_of = |block: usize| {
+        let first = block % row_blocks * grid.row_step;
+        first..(first + grid.row_step).min(grid.rows)
+    };
+    let blocks = call.shape.kv_heads * row_blocks;
+    let Split { queries, states } = split;
+    if queries.len() < blocks {
+        queries.resize_with(blocks, AttnQuery::default);
     }
-    for_each_item(ctx.pool, ctx.lanes, &mut parts, &|_, _, (kv_head, rows, segment, state)| {
-        SCRATCH.with_borrow_mut(|scratch| {
-            call.gather(rows, *kv_head, &mut scratch.q);
-            call.segment(rows, *kv_head, *segment, scratch);
-            std::mem::swap(state, &mut scratch.segment);
+    for (block, query) in queries[..blocks].iter_mut().enumerate() {
+        call.prepare(&rows_of(block), block / row_blocks, query);
+    }
+    let queries = &queries[..blocks];
+    // All blocks have room for the largest; a thread takes a run of segments at a time.
+    let room = queries.iter().map(AttnQuery::state_len).max().unwrap_or(0);
+    let run = (blocks * segments.len() / (RUNS * ctx.lanes)).clamp(1, segments.len());
+    let runs = segments.len().div_ceil(run);
+    let len = room * blocks * runs * run;
+    if states.len() < len {
+        let wanted = room * blocks * (runs * run).next_multiple_of(ROOM_SEGMENTS);
+        states.reserve(wanted - states.len());
+        states.resize(len, 0.0);
+    }
+    let parts = Grid { rows: blocks * runs, cols: room * run, row_step: 1, col_step: room * run, col_lead: 0 };
+    for_each_block(ctx.pool, ctx.lanes, &mut states[..len], parts, &|_, mut part| {
+        let (block, first) = (part.row_range().start / runs, segments.start + part.row_range().start % runs * run);
+        let (rows, query) = (rows_of(block), &queries[block]);
+        let needed = call.segments(&rows);
+        let needed = needed.start.max(first)..needed.end.min(first + run);
+        SCRATCH.with_borrow_mut(|Scratch { ranges, kernel, .. }| {
+            for i in needed.clone() {
+                let out = &mut part.row(0)[(i - first) * room..][..query.state_len()];
+                let at = (block / row_blocks, i, i + 1 < needed.end);
+                call.segment(&rows, at, query, (ranges, kernel), out);
+            }
         });
     });
-    for_each_block(ctx.pool, ctx.lanes, out, grid, &|_, mut block| {
-        let (rows, kv_head) = (block.row_range(), block.col_range().start / (group * hd));
-        let vectors = rows.len() * group;
-        SCRATCH.with_borrow_mut(|scratch| {
-            scratch.total.reset(vectors, hd);
-            // Parts are in ascending order of segments.
-            for (_, _, _, state) in parts.iter().filter(|part| part.0 == kv_head && part.1 == rows) {
-                for i in 0..vectors {
-                    merge_vector(&mut scratch.total, i, state, i, hd);
-                }
+    let states = &states[..len];
+    for_each_block(ctx.pool, ctx.lanes, out, grid, &|_, mut out| {
+        let (rows, kv_head) = (out.row_range(), out.col_range().start / grid.col_step);
+        let block = kv_head * row_blocks + rows.start / grid.row_step;
+        let query = &queries[block];
+        SCRATCH.with_borrow_mut(|Scratch { total, .. }| {
+            Call::reset(total, query);
+            for i in call.segments(&rows) {
+                let at = (block * runs * run + i - segments.start) * room;
+                call.merge(total, &states[at..at + query.state_len()], query);
             }
-            for i in 0..vectors {
-                finish(&scratch.total, i, &mut block.row(i / group)[i % group * hd..][..hd]);
-            }
+            call.finish(total, query, &mut out);
         });
     });
 }

@@ -1,7 +1,7 @@
 //! Everything the CPU computes: kernels per instruction set, float operations, attention, shadow matmul, thread pool.
 //!
 //! The crate knows numbers, not models: [`linear()`] multiplies by a packed tensor wherever its tiles come from
-//! ([`TileSource`]), [`attend`] reads K/V pages wherever they live ([`KvPages`]), [`shadow()`] gathers float rows from
+//! ([`TileSource`]), [`attend`] reads K/V wherever they live ([`KvSegments`]), [`shadow()`] gathers float rows from
 //! whoever has them ([`ChannelRows`]). The runtime owns all memory and decides what runs when.
 //!
 //! # Determinism
@@ -15,7 +15,8 @@
 //!   ascending order `q8`: `acc = fma(dot, sx, acc)`, `q4`: `acc = fma(dot · group_scale, sx, acc)` (both products exact),
 //!   `q4s`: `acc = fma(dot, sx · sw, acc)`; `q8` and `q4` end with `acc · channel_scale`;
 //! * reductions over a row (norms, softmax sums): 16 lanes, element `i` in lane `i mod 16`, then a tree of halves;
-//! * attention: key blocks of [`PAGE_TOKENS`] absolute positions, merged every [`SEGMENT_PAGES`] pages ([`attention`]).
+//! * attention: one softmax per segment of [`SEGMENT_TOKENS`] absolute positions, segments merged in order ([`attention`]);
+//!   with i8 K/V, integer products are exact ([`kv`]).
 //!
 //! # Unsafe code
 //! Only in `kernels` (instruction sets, disjoint output blocks) and in `pool` (borrowed closures on other threads).
@@ -43,7 +44,7 @@ pub mod source;
 pub mod swiglu;
 
 pub use activation::{add_assign, add_bias, add_rows, for_each_row, silu_mul, silu_mul_rows, split_rows};
-pub use attention::{AttnShape, SEGMENT_PAGES, attend};
+pub use attention::{AttnShape, attend};
 pub use cores::Cores;
 pub use embed::embed_rows;
 pub use error::{CpuError, KernelError, TileError};
@@ -51,7 +52,10 @@ pub use gemv::{Output, RowsInput, TileScratch, few_rows, few_rows_swiglu};
 pub use i8gemm::{I8Panels, gemm_u8s8};
 pub use input::LinearInput;
 pub use kernels::Kernels;
-pub use kv::{KvPage, KvPageMut, KvPages, KvPagesMut, KvShape, KvSlice, KvSliceMut, PAGE_TOKENS, store_kv};
+pub use kv::{
+    KvDtype, KvSegment, KvSegmentMut, KvSegments, KvSegmentsMut, KvShape, KvSlice, KvSliceMut, PAGE_TOKENS,
+    SEGMENT_PAGES, SEGMENT_TOKENS, store_kv,
+};
 pub use limits::{Limits, Rate};
 pub use linear::{LinearScratch, linear, linear_input, linear_rows};
 pub use norm::{rms_norm, rms_norm_heads};

@@ -1,58 +1,53 @@
-//! The KV cache of a session: pages of 32 tokens per layer, each behind its own lock.
+//! The KV cache of a session: slabs of some segments of [`SEGMENT_TOKENS`] tokens for all layers, each behind its own lock.
 //!
-//! `kv_write` of one chunk and `attend` of an earlier one may touch the same page (a chunk need not begin on a page's
-//! edge) but never the same token; the lock makes that safe and is held for one page's work only. K and V are read back
-//! after rounding to the cache's dtype, also inside the chunk that wrote them, so results do not depend on chunking.
+//! `kv_write` of one chunk and `attend` of an earlier one may touch the same slab but never the same token of the same layer;
+//! the lock makes that safe and is held for one segment's work of one block of rows. K and V are read back after rounding
+//! to the cache's dtype, also inside the chunk that wrote them, so results do not depend on chunking. How K and V lie in a
+//! segment: [`coexec_cpu::kv`].
 
 use crate::RuntimeError;
-use coexec_cpu::{KvPage, KvPageMut, KvPages, KvPagesMut, KvShape, KvSlice, KvSliceMut, PAGE_TOKENS};
-use coexec_model::DecoderConfig;
-use half::f16;
+use coexec_cpu::{KvSegment, KvSegmentMut, KvSegments, KvSegmentsMut, KvShape, PAGE_TOKENS, SEGMENT_TOKENS};
+use coexec_model::{DecoderConfig, align::AlignedBytes};
 use parking_lot::RwLock;
 
-/// How K and V are stored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum KvDtype {
-    /// 32-bit floats, for exactness tests.
-    F32,
-    /// 16-bit floats.
-    #[default]
-    F16,
+pub use coexec_cpu::KvDtype;
+
+/// Slabs have as many segments as fit these bytes, at least one: large enough for huge pages, without which a long context
+/// costs a page walk every few rows.
+const SLAB_BYTES: usize = 8 << 20;
+/// Most segments of a slab.
+const SLAB_SEGMENTS: usize = 8;
+
+/// Where K and V of a segment and layer lie.
+#[derive(Clone, Copy, Debug)]
+struct Places {
+    dtype: KvDtype,
+    shape: KvShape,
+    layers: usize,
+    /// Segments of a slab.
+    segments: usize,
 }
 
-impl KvDtype {
-    /// Bytes of one value.
-    #[must_use]
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 => 2,
-        }
+impl Places {
+    fn slab_bytes(&self) -> usize {
+        self.segments * self.layers * self.shape.segment_bytes(self.dtype)
     }
 
-    /// `f32` or `f16`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-        }
+    /// The slab of a segment, and the segment's bytes in it.
+    fn find(&self, segment: usize, layer: usize) -> (usize, std::ops::Range<usize>) {
+        let bytes = self.shape.segment_bytes(self.dtype);
+        let at = (segment % self.segments * self.layers + layer) * bytes;
+        (segment / self.segments, at..at + bytes)
     }
 }
 
-#[derive(Debug)]
-enum PageData {
-    F32 { k: Vec<f32>, v: Vec<f32> },
-    F16 { k: Vec<f16>, v: Vec<f16> },
-}
-
-/// K and V of every layer for the tokens of one session, `[layer][page][kv_head][token][head_dim]`.
+/// K and V of every layer for the tokens of one session.
 #[derive(Debug)]
 pub struct KvCache {
-    layers: Vec<Vec<RwLock<PageData>>>,
-    dtype: KvDtype,
-    kv_heads: usize,
-    head_dim: usize,
+    slabs: Vec<RwLock<AlignedBytes>>,
+    places: Places,
+    /// Positions that there is room for, in whole pages.
+    tokens: usize,
 }
 
 impl KvCache {
@@ -65,39 +60,31 @@ impl KvCache {
     /// An empty cache with another number of layers (calibration goes layer by layer).
     #[must_use]
     pub fn with_layers(config: &DecoderConfig, dtype: KvDtype, layers: usize) -> Self {
-        Self {
-            layers: (0..layers).map(|_| Vec::new()).collect(),
-            dtype,
-            kv_heads: config.num_key_value_heads as usize,
-            head_dim: config.head_dim as usize,
-        }
+        let shape = KvShape { kv_heads: config.num_key_value_heads as usize, head_dim: config.head_dim as usize };
+        let segment = (layers * shape.segment_bytes(dtype)).max(1);
+        let segments = (SLAB_BYTES / segment).clamp(1, SLAB_SEGMENTS);
+        Self { slabs: Vec::new(), places: Places { dtype, shape, layers, segments }, tokens: 0 }
     }
 
     /// Makes room for positions `0 .. tokens`.
     pub fn reserve(&mut self, tokens: usize) {
-        let elems = self.kv_heads * PAGE_TOKENS * self.head_dim;
-        for pages in &mut self.layers {
-            while pages.len() * PAGE_TOKENS < tokens {
-                pages.push(RwLock::new(match self.dtype {
-                    KvDtype::F32 => PageData::F32 { k: vec![0.0; elems], v: vec![0.0; elems] },
-                    KvDtype::F16 => PageData::F16 { k: vec![f16::ZERO; elems], v: vec![f16::ZERO; elems] },
-                }));
-            }
+        while self.slabs.len() * self.places.segments * SEGMENT_TOKENS < tokens {
+            self.slabs.push(RwLock::new(AlignedBytes::zeroed(self.places.slab_bytes())));
         }
+        self.tokens = self.tokens.max(tokens.next_multiple_of(PAGE_TOKENS));
     }
 
-    /// Frees the pages past position `tokens`.
+    /// Frees the slabs past position `tokens`.
     pub fn truncate(&mut self, tokens: usize) {
-        for pages in &mut self.layers {
-            pages.truncate(tokens.div_ceil(PAGE_TOKENS));
-        }
+        self.slabs.truncate(tokens.div_ceil(self.places.segments * SEGMENT_TOKENS));
+        self.tokens = self.tokens.min(tokens.next_multiple_of(PAGE_TOKENS));
     }
 
-    /// Bytes held.
+    /// Bytes of the pages in use. Address space is taken in whole slabs, which the system fills as they are written.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        let page = 2 * self.kv_heads * PAGE_TOKENS * self.head_dim * self.dtype.bytes();
-        self.layers.iter().map(|pages| (pages.len() * page) as u64).sum()
+        let pages = self.places.layers * (self.tokens / PAGE_TOKENS);
+        (pages * self.places.shape.page_bytes(self.places.dtype)) as u64
     }
 
     /// Stores rows of K and V, `[tokens, kv_heads × head_dim]`, at positions `start_pos ..`.
@@ -108,37 +95,40 @@ impl KvCache {
     /// # Panics
     /// When room was not reserved.
     pub fn write(&self, layer: usize, start_pos: usize, k: &[f32], v: &[f32]) -> Result<(), RuntimeError> {
-        let shape = KvShape { kv_heads: self.kv_heads, head_dim: self.head_dim };
-        Ok(coexec_cpu::store_kv(&shape, start_pos, k, v, &mut self.layer(layer))?)
+        Ok(coexec_cpu::store_kv(&self.places.shape, start_pos, k, v, &mut self.layer(layer))?)
     }
 
-    /// The pages of one layer.
+    /// The segments of one layer.
     #[must_use]
     pub fn layer(&self, layer: usize) -> LayerKv<'_> {
-        LayerKv { pages: &self.layers[layer] }
+        LayerKv { cache: self, layer }
     }
 }
 
-/// The pages of one layer, as attention reads them.
+/// The segments of one layer, as attention reads them.
 #[derive(Debug)]
 pub struct LayerKv<'a> {
-    pages: &'a [RwLock<PageData>],
+    cache: &'a KvCache,
+    layer: usize,
 }
 
-impl KvPagesMut for LayerKv<'_> {
-    fn with_page_mut(&mut self, page: usize, f: &mut dyn FnMut(KvPageMut<'_>)) {
-        match &mut *self.pages[page].write() {
-            PageData::F32 { k, v } => f(KvPageMut { k: KvSliceMut::F32(k), v: KvSliceMut::F32(v) }),
-            PageData::F16 { k, v } => f(KvPageMut { k: KvSliceMut::F16(k), v: KvSliceMut::F16(v) }),
-        }
+impl KvSegmentsMut for LayerKv<'_> {
+    fn with_segment_mut(&mut self, segment: usize, f: &mut dyn FnMut(KvSegmentMut<'_>)) {
+        let places = &self.cache.places;
+        let (slab, bytes) = places.find(segment, self.layer);
+        let mut slab = self.cache.slabs[slab].write();
+        f(KvSegmentMut::of(&places.shape, places.dtype, &mut slab.as_mut_slice()[bytes]));
     }
 }
 
-impl KvPages for LayerKv<'_> {
-    fn with_page(&self, page: usize, f: &mut dyn FnMut(KvPage<'_>)) {
-        match &*self.pages[page].read() {
-            PageData::F32 { k, v } => f(KvPage { k: KvSlice::F32(k), v: KvSlice::F32(v) }),
-            PageData::F16 { k, v } => f(KvPage { k: KvSlice::F16(k), v: KvSlice::F16(v) }),
-        }
+impl KvSegments for LayerKv<'_> {
+    fn dtype(&self) -> KvDtype {
+        self.cache.places.dtype
+    }
+
+    fn with_segment(&self, segment: usize, f: &mut dyn FnMut(KvSegment<'_>)) {
+        let places = &self.cache.places;
+        let (slab, bytes) = places.find(segment, self.layer);
+        f(KvSegment::of(&places.shape, places.dtype, &self.cache.slabs[slab].read().as_slice()[bytes]));
     }
 }

@@ -35,8 +35,12 @@ enum Performance {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Kv {
+    /// 4 bytes a value
     F32,
+    /// 2 bytes a value
     F16,
+    /// 1 byte a value, and a scale per head and token: half the bytes of f16 to read at every token
+    I8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -153,6 +157,7 @@ impl EngineArgs {
             kv: match self.kv {
                 Kv::F32 => KvDtype::F32,
                 Kv::F16 => KvDtype::F16,
+                Kv::I8 => KvDtype::I8,
             },
             memory_budget_bytes: self.memory_budget,
             state_dir: state_dir(),

@@ -1,6 +1,5 @@
 //! Arguments of kernels that take more than a few slices.
 
-use crate::{PAGE_TOKENS, kv::KvSlice};
 use coexec_model::{WeightFormat, layout::GROUP};
 use std::ops::Range;
 
@@ -77,56 +76,4 @@ pub(crate) struct RequantArgs<'a> {
     pub(crate) mantissa: &'a [i32],
     /// Code of 0.
     pub(crate) zero_point: i32,
-}
-
-/// One page of keys and values, and the state of a block of query vectors of the same KV head.
-///
-/// Per query vector with visible tokens `t ∈ ranges` of the page: `s_t = scale · Σ_d q_d k_td` (fma, `d` ascending),
-/// `m' = max(m, max s)`, `a = exp(m − m')`, `p_t = exp(s_t − m')`, `sum' = fma(sum, a, tree(p))` where hidden tokens have
-/// `p = 0`, and per `d`: `acc = acc · a`, then `acc = fma(p_t, v_td, acc)` with `t` ascending. A vector that sees nothing of
-/// the page is left as it is.
-#[derive(Debug)]
-pub(crate) struct AttnPageArgs<'a> {
-    pub(crate) head_dim: usize,
-    pub(crate) scale: f32,
-    /// `[PAGE_TOKENS, head_dim]`; rows beyond every range are never used.
-    pub(crate) k: KvSlice<'a>,
-    /// `[PAGE_TOKENS, head_dim]`.
-    pub(crate) v: KvSlice<'a>,
-    /// `[vectors, head_dim]`.
-    pub(crate) q: &'a [f32],
-    /// First and one past the last visible token of the page, `[vectors]`.
-    pub(crate) ranges: &'a [(u8, u8)],
-    /// Running maximum, `[vectors]`.
-    pub(crate) max: &'a mut [f32],
-    /// Running sum, `[vectors]`.
-    pub(crate) sum: &'a mut [f32],
-    /// Running weighted values, `[vectors, head_dim]`.
-    pub(crate) acc: &'a mut [f32],
-    pub(crate) scratch: &'a mut PageScratch,
-}
-
-/// Memory for [`AttnPageArgs`], kept between pages.
-#[derive(Debug, Default)]
-pub(crate) struct PageScratch {
-    /// Keys by dimension, `[head_dim, PAGE_TOKENS]`.
-    pub(crate) keys: Vec<f32>,
-    /// Values as f32, `[PAGE_TOKENS, head_dim]`.
-    pub(crate) values: Vec<f32>,
-    /// Scores, then probabilities, `[vectors, PAGE_TOKENS]`.
-    pub(crate) scores: Vec<f32>,
-}
-
-impl AttnPageArgs<'_> {
-    /// Panics unless all lengths fit; makes room in the scratch.
-    pub(crate) fn check(&mut self) {
-        let (hd, vectors) = (self.head_dim, self.ranges.len());
-        assert!(self.k.len() == PAGE_TOKENS * hd && self.v.len() == PAGE_TOKENS * hd);
-        assert!(self.q.len() == vectors * hd && self.acc.len() == vectors * hd);
-        assert!(self.max.len() == vectors && self.sum.len() == vectors);
-        assert!(self.ranges.iter().all(|&(low, high)| usize::from(high) <= PAGE_TOKENS && low <= high));
-        self.scratch.keys.resize(PAGE_TOKENS * hd, 0.0);
-        self.scratch.values.resize(PAGE_TOKENS * hd, 0.0);
-        self.scratch.scores.resize(PAGE_TOKENS * vectors, 0.0);
-    }
 }

@@ -145,11 +145,35 @@ pub(crate) fn for_each_block<T: Send>(
     grid: Grid,
     f: &(dyn Fn(usize, Block<'_, T>) + Sync),
 ) {
+    blocks(pool, lanes, data, grid, |part| part, f);
+}
+
+/// As [`for_each_block`], beginning with the last block: for work that grows with the rows.
+pub(crate) fn for_each_block_from_last<T: Send>(
+    pool: &Pool,
+    lanes: usize,
+    data: &mut [T],
+    grid: Grid,
+    f: &(dyn Fn(usize, Block<'_, T>) + Sync),
+) {
+    let parts = grid.parts();
+    blocks(pool, lanes, data, grid, |part| parts - 1 - part, f);
+}
+
+/// Calls `f` for every block in the order that `nth`, a permutation, says.
+fn blocks<T: Send>(
+    pool: &Pool,
+    lanes: usize,
+    data: &mut [T],
+    grid: Grid,
+    nth: impl Fn(usize) -> usize + Sync,
+    f: &(dyn Fn(usize, Block<'_, T>) + Sync),
+) {
     grid.check(data.len());
     let start = Start(data.as_mut_ptr());
     pool.run(lanes, grid.parts(), &|part, worker| {
         // SAFETY: the buffer was checked against the grid, and the pool runs each part once.
-        if let Some(block) = unsafe { start.block(grid, part) } {
+        if let Some(block) = unsafe { start.block(grid, nth(part)) } {
             f(worker, block);
         }
     });

@@ -18,8 +18,10 @@ mod portable;
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 mod args;
+mod attn;
 mod disjoint;
 mod generic;
+mod lanes;
 mod reference;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
@@ -27,13 +29,13 @@ mod x86_64;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use args::{
-    AttnPageArgs, FloatLinearArgs, GemmU8S8Args, IntLinearArgs, PageScratch, QuantView, RequantArgs,
+pub(crate) use args::{FloatLinearArgs, GemmU8S8Args, IntLinearArgs, QuantView, RequantArgs};
+pub(crate) use attn::{AttnPart, AttnQuery, AttnSegmentArgs, AttnState, AttnVectors, SegmentScratch, TILE_REGISTERS};
+pub(crate) use disjoint::{
+    Block, Grid, for_each_block, for_each_block_from_last, for_each_block3, for_each_item, for_each_unit,
 };
-pub(crate) use disjoint::{Block, Grid, for_each_block, for_each_block3, for_each_item, for_each_unit};
-pub(crate) use generic::exp;
 
-use crate::{KernelError, kv::KvSlice};
+use crate::KernelError;
 use coexec_model::{
     WeightFormat,
     layout::{PANEL_ROWS, padded_k, panel_layout, panels},
@@ -49,8 +51,12 @@ struct Table {
     quantize_u8: unsafe fn(&[f32], f32, &mut [u8]) -> bool,
     gemm_u8s8: unsafe fn(&GemmU8S8Args<'_>, &mut Block<'_, i32>),
     axpy: unsafe fn(f32, &[f32], &mut [f32]),
-    attn_page: unsafe fn(&mut AttnPageArgs<'_>),
-    widen: unsafe fn(KvSlice<'_>, &mut [f32]),
+    attn_segment: unsafe fn(&mut AttnSegmentArgs<'_>),
+    attn_merge: unsafe fn(&mut AttnState<'_>, &AttnPart<'_>, usize),
+    attn_columns: unsafe fn(&AttnVectors<'_>, usize, usize, &mut [f32]),
+    attn_finish: unsafe fn(&AttnPart<'_>, usize, usize, &mut Block<'_, f32>),
+    /// Floats in a register of attention.
+    attn_lanes: usize,
     rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
     rope: unsafe fn(&mut [f32], &[f32], &[f32]),
@@ -89,8 +95,11 @@ macro_rules! table {
             quantize_u8: $($module)::+::quantize_u8,
             gemm_u8s8: $($module)::+::gemm_u8s8,
             axpy: $($module)::+::axpy,
-            attn_page: $($module)::+::attn_page,
-            widen: $($module)::+::widen,
+            attn_segment: $($module)::+::attn_segment,
+            attn_merge: $($module)::+::attn_merge,
+            attn_columns: $($module)::+::attn_columns,
+            attn_finish: $($module)::+::attn_finish,
+            attn_lanes: $($module)::+::ATTN_LANES,
             rms_norm: $($module)::+::rms_norm,
             silu_mul: $($module)::+::silu_mul,
             rope: $($module)::+::rope,
@@ -263,21 +272,44 @@ impl Kernels {
         unsafe { (self.table.axpy)(a, x, y) }
     }
 
-    /// One page of attention for a block of query vectors (see [`crate::attention`]).
-    pub(crate) fn attn_page(&self, args: &mut AttnPageArgs<'_>) {
+    /// One segment of attention for a block of query vectors (see [`AttnSegmentArgs`]).
+    pub(crate) fn attn_segment(&self, args: &mut AttnSegmentArgs<'_>) {
         args.check();
-        // SAFETY: `self` was handed out after `supported()`.
-        unsafe { (self.table.attn_page)(args) }
+        assert!(args.query.width == 1 || self.attn_widths().contains(&args.query.width));
+        // SAFETY: `self` was handed out after `supported()`, and the arguments fit.
+        unsafe { (self.table.attn_segment)(args) }
     }
 
-    /// Copies f16 or f32 elements to f32.
-    ///
-    /// # Panics
-    /// When the lengths differ.
-    pub fn widen(&self, from: KvSlice<'_>, to: &mut [f32]) {
-        assert_eq!(from.len(), to.len());
+    /// Merges a segment's state into the total of those before it (see [`crate::attention`]).
+    pub(crate) fn attn_merge(&self, total: &mut AttnState<'_>, part: &AttnPart<'_>, width: usize) {
         // SAFETY: `self` was handed out after `supported()`.
-        unsafe { (self.table.widen)(from, to) }
+        unsafe { (self.table.attn_merge)(total, part, width) }
+    }
+
+    /// Query vectors as `[tiles, head_dim, width]`.
+    pub(crate) fn attn_columns(&self, vectors: &AttnVectors<'_>, head_dim: usize, width: usize, to: &mut [f32]) {
+        assert!(to.len() == vectors.count.next_multiple_of(width) * head_dim && vectors.group > 0 && vectors.count > 0);
+        assert!(vectors.group * head_dim <= vectors.stride);
+        assert!(vectors.at(vectors.count - 1, head_dim) + head_dim <= vectors.q.len());
+        assert!(width == 1 || self.attn_widths().contains(&width));
+        // SAFETY: `self` was handed out after `supported()`, and the arguments fit.
+        unsafe { (self.table.attn_columns)(vectors, head_dim, width, to) }
+    }
+
+    /// The results of a block of rows with `group` vectors each: weighted values times `1 / sum`.
+    pub(crate) fn attn_finish(&self, total: &AttnPart<'_>, width: usize, group: usize, block: &mut Block<'_, f32>) {
+        let vectors = total.max.len();
+        assert!(width == 1 || self.attn_widths().contains(&width));
+        assert!(vectors > 0 && vectors.is_multiple_of(width) && total.sum.len() == vectors);
+        assert!(group > 0 && block.cols().is_multiple_of(group) && total.acc.len() == vectors * (block.cols() / group));
+        assert!((block.rows() * group).next_multiple_of(width) == vectors);
+        // SAFETY: `self` was handed out after `supported()`, and the arguments fit.
+        unsafe { (self.table.attn_finish)(total, width, group, block) }
+    }
+
+    /// Widths of tiles of query vectors, besides 1, ascending.
+    pub(crate) fn attn_widths(&self) -> [usize; TILE_REGISTERS] {
+        std::array::from_fn(|i| (i + 1) * self.table.attn_lanes)
     }
 
     /// RMSNorm of one row.

@@ -63,15 +63,52 @@ macro_rules! portable_activation {
     };
 }
 
-/// A set's attention: the portable algorithm around the set's own `transpose` and `widen`.
+/// A set's attention: the portable algorithms over the set's own registers, a [`Lanes`](crate::kernels::lanes::Lanes).
 macro_rules! attention {
-    ($features:literal) => {
-        /// See [`AttnPageArgs`](crate::kernels::AttnPageArgs).
+    ($features:literal, $lanes:ty) => {
+        /// See [`AttnSegmentArgs`](crate::kernels::AttnSegmentArgs).
         #[target_feature(enable = $features)]
-        pub(in crate::kernels) fn attn_page(args: &mut crate::kernels::AttnPageArgs<'_>) {
-            let transpose = |from: KvSlice<'_>, hd: usize, to: &mut [f32]| transpose(from, hd, to);
-            let widen = |from: KvSlice<'_>, to: &mut [f32]| widen(from, to);
-            crate::kernels::generic::attention::attn_page_with(args, transpose, widen);
+        pub(in crate::kernels) fn attn_segment(args: &mut crate::kernels::AttnSegmentArgs<'_>) {
+            // SAFETY: this function has the features that the lanes need, and its callers checked the arguments.
+            unsafe { crate::kernels::generic::attention::attn_segment_with::<$lanes>(args) }
         }
+
+        /// See [`attn_merge_with`](crate::kernels::generic::attention::attn_merge_with).
+        #[target_feature(enable = $features)]
+        pub(in crate::kernels) fn attn_merge(
+            total: &mut crate::kernels::AttnState<'_>,
+            part: &crate::kernels::AttnPart<'_>,
+            width: usize,
+        ) {
+            // SAFETY: this function has the features that the lanes need.
+            unsafe { crate::kernels::generic::attention::attn_merge_with::<$lanes>(total, part, width) }
+        }
+
+        /// See [`columns_with`](crate::kernels::generic::attention::columns_with).
+        #[target_feature(enable = $features)]
+        pub(in crate::kernels) fn attn_columns(
+            vectors: &crate::kernels::AttnVectors<'_>,
+            head_dim: usize,
+            width: usize,
+            to: &mut [f32],
+        ) {
+            // SAFETY: this function has the features that the lanes need, and its callers checked the arguments.
+            unsafe { crate::kernels::generic::attention::columns_with::<$lanes>(vectors, head_dim, width, to) }
+        }
+
+        /// See [`finish_with`](crate::kernels::generic::attention::finish_with).
+        #[target_feature(enable = $features)]
+        pub(in crate::kernels) fn attn_finish(
+            total: &crate::kernels::AttnPart<'_>,
+            width: usize,
+            group: usize,
+            block: &mut crate::kernels::Block<'_, f32>,
+        ) {
+            // SAFETY: this function has the features that the lanes need, and its callers checked the arguments.
+            unsafe { crate::kernels::generic::attention::finish_with::<$lanes>(total, width, group, block) }
+        }
+
+        /// Floats in a register of attention.
+        pub(in crate::kernels) const ATTN_LANES: usize = <$lanes as crate::kernels::lanes::Lanes>::N;
     };
 }

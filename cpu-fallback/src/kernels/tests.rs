@@ -1,13 +1,17 @@
 //! Every kernel set of this machine against `reference`, bit for bit, at the edges of tiles.
 
 use super::{disjoint::Grid, *};
-use crate::Pool;
+use crate::{
+    Pool, SEGMENT_PAGES, SEGMENT_TOKENS,
+    kv::{KvDtype, KvPart, KvSlice},
+};
 use coexec_model::{
     WeightFormat,
     align::AlignedBytes,
     layout::{GROUP, pack_panel},
 };
 use half::f16;
+use lanes::Lanes as _;
 use proptest::prelude::*;
 
 /// xorshift: the same numbers on every machine.
@@ -319,14 +323,12 @@ fn row_operations_equal_the_reference() {
         let (x, y, gain) = (numbers.floats(len + 1), numbers.floats(len), numbers.floats(len));
         let x = &x[1..];
         let wide: Vec<f32> = y.iter().map(|v| v * 100.0).collect();
-        let halves: Vec<f16> = x.iter().map(|v| f16::from_f32(*v)).collect();
         let run = |kernels: &Kernels| {
-            let mut results = vec![vec![0.0; len]; 4];
+            let mut results = vec![vec![0.0; len]; 3];
             kernels.rms_norm(x, &gain, 1e-5, &mut results[0]);
             kernels.silu_mul(&wide, x, &mut results[1]);
             results[2].copy_from_slice(&y);
             kernels.axpy(0.37, x, &mut results[2]);
-            kernels.widen(KvSlice::F16(&halves), &mut results[3]);
             if len % 2 == 0 {
                 let mut head = x.to_vec();
                 kernels.rope(&mut head, &y[..len / 2], &gain[..len / 2]);
@@ -368,57 +370,139 @@ fn exp_is_within_one_ulp_and_one_function() {
     assert!(generic::exp(88.722_83).is_finite());
 }
 
+/// f32, f16, codes, scales.
+type RandomPart = (Vec<f32>, Vec<f16>, Vec<i8>, Vec<f32>);
+
+/// Random keys or values of a segment in every dtype, NaN (−128, scale NaN) from slot `written` on.
+fn random_part(part: KvPart, hd: usize, written: usize, numbers: &mut Numbers) -> RandomPart {
+    let elems = |dtype| SEGMENT_PAGES * part.page_elems(dtype, hd);
+    let (mut f32s, mut f16s) = (vec![f32::NAN; elems(KvDtype::F32)], vec![f16::NAN; elems(KvDtype::F16)]);
+    let (mut codes, mut scales) = (vec![i8::MIN; elems(KvDtype::I8)], vec![f32::NAN; SEGMENT_TOKENS]);
+    for t in 0..written {
+        scales[t] = numbers.unit().abs() / 60.0;
+        for d in 0..hd {
+            let v = numbers.unit();
+            f32s[part.index(KvDtype::F32, hd, t, d)] = v;
+            f16s[part.index(KvDtype::F16, hd, t, d)] = f16::from_f32(v);
+            codes[part.index(KvDtype::I8, hd, t, d)] = (v * 127.0) as i8;
+        }
+    }
+    (f32s, f16s, codes, scales)
+}
+
+fn in_dtype(dtype: KvDtype, part: &RandomPart) -> KvSlice<'_> {
+    match dtype {
+        KvDtype::F32 => KvSlice::F32(&part.0),
+        KvDtype::F16 => KvSlice::F16(&part.1),
+        KvDtype::I8 => KvSlice::I8 { codes: &part.2, scales: &part.3 },
+    }
+}
+
+/// Maximum, sum and weighted values of every vector, whatever the width of tiles.
+fn by_vector(query: &AttnQuery, state: &[f32], vectors: usize) -> Vec<Vec<u32>> {
+    let part = AttnPart::of(state, query.vectors);
+    let (hd, width) = (query.head_dim, query.width);
+    let row = |i: usize| (0..hd).map(move |d| part.acc[(i / width * hd + d) * width + i % width]);
+    (0..vectors).map(|i| bits(&[part.max[i], part.sum[i]].into_iter().chain(row(i)).collect::<Vec<_>>())).collect()
+}
+
 #[test]
-fn attention_pages_equal_the_reference() {
+fn attention_segments_equal_the_reference() {
     let mut numbers = Numbers::new(8);
-    for hd in [1, 7, 8, 16, 24, 32, 64, 80, 96, 128, 256] {
-        for vectors in [1, 3, 4, 5, 9] {
-            let mut k = numbers.floats(PAGE * hd);
-            let mut v = numbers.floats(PAGE * hd);
+    for hd in [1, 2, 7, 8, 16, 24, 31, 32, 64, 80, 96, 128, 256] {
+        for vectors in [1, 2, 7, 8, 9, 20, 50, 100] {
+            let written = 100 + (numbers.next() % 157) as usize;
+            let k = random_part(KvPart::Keys, hd, written, &mut numbers);
+            let v = random_part(KvPart::Values, hd, written, &mut numbers);
             let q: Vec<f32> = numbers.floats(vectors * hd).iter().map(|v| v * 8.0).collect();
-            let mut ranges: Vec<(u8, u8)> = (0..vectors).map(|_| (2, 29)).collect();
-            ranges[vectors / 2] = ((numbers.next() % 10) as u8, 10 + (numbers.next() % 18) as u8);
-            ranges[vectors - 1] = if vectors % 3 == 0 { (5, 5) } else { ranges[vectors - 1] };
-            // Slots that nobody sees may hold anything.
-            for slot in 29..PAGE {
-                k[slot * hd..(slot + 1) * hd].fill(f32::NAN);
-                v[slot * hd..(slot + 1) * hd].fill(f32::INFINITY);
+            // The same for all, a diagonal, windows, and some that see nothing.
+            let kind = numbers.next() % 4;
+            let mut ranges: Vec<(u16, u16)> = (0..vectors)
+                .map(|i| match kind {
+                    0 => (0, written as u16),
+                    1 => (0, (written - (vectors - 1 - i).min(written - 1)) as u16),
+                    2 => ((i / 2) as u16, (i / 2 + 40) as u16),
+                    _ => (3, 3 + (numbers.next() % 90) as u16),
+                })
+                .collect();
+            if kind == 3 {
+                ranges[vectors / 2] = (5, 5);
             }
-            let (k16, v16): (Vec<f16>, Vec<f16>) =
-                (k.iter().map(|v| f16::from_f32(*v)).collect(), v.iter().map(|v| f16::from_f32(*v)).collect());
-            for half in [false, true] {
-                let run = |kernels: &Kernels| {
-                    let (mut max, mut sum) = (vec![f32::NEG_INFINITY; vectors], vec![0.0; vectors]);
-                    let mut acc = vec![0.0; vectors * hd];
-                    // Twice: the second page meets a state.
+            for dtype in KvDtype::ALL {
+                let run = |kernels: &'static Kernels, width: usize| {
+                    let mut query = AttnQuery::default();
+                    let rows = AttnVectors { q: &q, stride: hd, first: 0, group: 1, count: vectors };
+                    query.prepare(kernels, (dtype, width), (hd, 0.3), &rows);
+                    let mut ranges = ranges.clone();
+                    ranges.resize(query.vectors, ranges[vectors - 1]);
+                    let (mut state, mut total) = (vec![f32::NAN; query.state_len()], vec![0.0; query.state_len()]);
+                    total[..query.vectors].fill(f32::NEG_INFINITY);
+                    let mut states = Vec::new();
+                    // Twice: the second segment meets a state, and sees less.
                     for step in 0..2 {
-                        let q: Vec<f32> = q.iter().map(|v| if step == 0 { *v } else { -*v }).collect();
-                        kernels.attn_page(&mut AttnPageArgs {
-                            head_dim: hd,
-                            scale: 0.3,
-                            k: if half { KvSlice::F16(&k16) } else { KvSlice::F32(&k) },
-                            v: if half { KvSlice::F16(&v16) } else { KvSlice::F32(&v) },
-                            q: &q,
+                        kernels.attn_segment(&mut AttnSegmentArgs {
+                            query: &query,
+                            k: in_dtype(dtype, &k),
+                            v: in_dtype(dtype, &v),
                             ranges: &ranges,
-                            max: &mut max,
-                            sum: &mut sum,
-                            acc: &mut acc,
-                            scratch: &mut PageScratch::default(),
+                            out: AttnState::of(&mut state, query.vectors),
+                            next: (std::ptr::null(), std::ptr::null()),
+                            scratch: &mut SegmentScratch::default(),
                         });
+                        states.push(by_vector(&query, &state, vectors));
+                        let mut sum = AttnState::of(&mut total, query.vectors);
+                        kernels.attn_merge(&mut sum, &AttnPart::of(&state, query.vectors), width);
+                        states.push(by_vector(&query, &total, vectors));
+                        let result = with_block(vectors, hd, f32::NAN, |block| {
+                            kernels.attn_finish(&AttnPart::of(&total, query.vectors), width, 1, block);
+                        });
+                        states.push(vec![bits(&result)]);
+                        for (i, range) in ranges.iter_mut().enumerate() {
+                            *range = if i % 3 == step { (0, 0) } else { (range.0, range.0 + 1) };
+                        }
                     }
-                    assert!(acc.iter().all(|v| v.is_finite()), "{} {hd}", kernels.name());
-                    (bits(&max), bits(&sum), bits(&acc))
+                    assert!(total.iter().all(|v| !v.is_nan()), "{} {hd} {dtype:?}", kernels.name());
+                    states
                 };
-                let expected = run(reference());
+                let expected = run(reference(), 1);
+                assert_eq!(run(reference(), 4), expected, "the reference does not know tiles");
                 for kernels in others() {
-                    assert_eq!(run(kernels), expected, "{} head_dim {hd}, {vectors} vectors", kernels.name());
+                    for width in [1].into_iter().chain(kernels.attn_widths()) {
+                        let what = (kernels.name(), hd, vectors, width, dtype, kind);
+                        assert!(run(kernels, width) == expected, "{what:?}");
+                    }
                 }
             }
         }
     }
 }
 
-const PAGE: usize = crate::PAGE_TOKENS;
+#[test]
+fn exp2_is_within_one_ulp_and_one_function() {
+    let mut worst = 0.0f64;
+    for i in 0..4_000_000u32 {
+        // Every 268th float up to 0.
+        let x = -f32::from_bits(i.wrapping_mul(537));
+        let a = reference::exp2(x);
+        let mut b = [0.0; 8];
+        // SAFETY: 8 floats.
+        unsafe { lanes::Portable::splat(x).exp2().store(b.as_mut_ptr()) };
+        assert_eq!(bits(&[a]), bits(&b[..1]), "{x}");
+        let exact = f64::from(x).exp2();
+        if x.is_nan() {
+            assert!(a.is_nan());
+        } else if exact >= f64::from(f32::MIN_POSITIVE) {
+            let ulp = f64::from(f32::from_bits(a.to_bits() + 1)) - f64::from(a);
+            worst = worst.max((f64::from(a) - exact).abs() / ulp);
+        } else {
+            assert!(a <= f32::MIN_POSITIVE, "{x} {a}");
+        }
+    }
+    assert!(worst < 1.0, "{worst} ULP");
+    for (x, y) in [(0.0, 1.0), (-0.0, 1.0), (-1.0, 0.5), (-126.0, f32::MIN_POSITIVE), (f32::NEG_INFINITY, 0.0)] {
+        assert_eq!(reference::exp2(x), y, "{x}");
+    }
+}
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]

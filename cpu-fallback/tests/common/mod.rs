@@ -2,14 +2,14 @@
 
 #![allow(dead_code, reason = "each test file uses some of these")]
 
-use coexec_cpu::{Ctx, Kernels, KvPage, KvPageMut, KvPages, KvPagesMut, KvShape, KvSlice, KvSliceMut, Pool};
+use coexec_cpu::{Ctx, Kernels, KvDtype, KvShape, Pool};
+use coexec_cpu::{KvSegment, KvSegmentMut, KvSegments, KvSegmentsMut, SEGMENT_TOKENS};
 use coexec_cpu::{TileError, TileSource};
 use coexec_model::{
     WeightFormat,
     align::AlignedBytes,
     layout::{pack_panel, panel_layout, panels, panels_per_tile},
 };
-use half::f16;
 
 /// xorshift: the same numbers on every machine.
 pub(crate) struct Numbers(u64);
@@ -77,46 +77,82 @@ impl TileSource for Copied {
     }
 }
 
-/// Pages in memory; unwritten slots are NaN, so that using one shows.
-pub(crate) struct Pages {
+/// K and V of some layers in memory, written and read as one of them; unwritten slots are NaN (codes −1 with scale NaN),
+/// so that using one shows.
+#[derive(Debug)]
+pub(crate) struct Segments {
     pub(crate) shape: KvShape,
-    pub(crate) half: bool,
-    pub(crate) k: Vec<Vec<f32>>,
-    pub(crate) v: Vec<Vec<f32>>,
-    k16: Vec<Vec<f16>>,
-    v16: Vec<Vec<f16>>,
+    pub(crate) dtype: KvDtype,
+    pub(crate) segments: usize,
+    pub(crate) layer: usize,
+    data: AlignedBytes,
 }
 
-impl Pages {
-    pub(crate) fn new(shape: KvShape, pages: usize, half: bool) -> Self {
-        let (f32s, f16s) = (vec![f32::NAN; shape.page_elems()], vec![f16::NAN; shape.page_elems()]);
-        Self {
-            shape,
-            half,
-            k: vec![f32s.clone(); pages],
-            v: vec![f32s; pages],
-            k16: vec![f16s.clone(); pages],
-            v16: vec![f16s; pages],
+impl Segments {
+    /// Room for `tokens` tokens in one layer.
+    pub(crate) fn new(shape: KvShape, tokens: usize, dtype: KvDtype) -> Self {
+        Self::with_layers(shape, tokens, dtype, 1)
+    }
+
+    pub(crate) fn with_layers(shape: KvShape, tokens: usize, dtype: KvDtype, layers: usize) -> Self {
+        let segments = tokens.div_ceil(SEGMENT_TOKENS);
+        let mut data = AlignedBytes::zeroed(layers * segments * shape.segment_bytes(dtype));
+        // All ones is a NaN in both floats.
+        data.as_mut_slice().fill(0xFF);
+        Self { shape, dtype, segments, layer: 0, data }
+    }
+
+    pub(crate) fn layers(&self) -> usize {
+        self.data.len() / (self.segments * self.shape.segment_bytes(self.dtype))
+    }
+
+    fn place(&self, segment: usize) -> std::ops::Range<usize> {
+        let bytes = self.shape.segment_bytes(self.dtype);
+        let at = (self.layer * self.segments + segment) * bytes;
+        at..at + bytes
+    }
+
+    /// Keys and values of a segment.
+    pub(crate) fn segment(&self, segment: usize) -> KvSegment<'_> {
+        KvSegment::of(&self.shape, self.dtype, &self.data[self.place(segment)])
+    }
+
+    /// Bytes of the layer.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.data[self.place(0).start..self.place(self.segments - 1).end]
+    }
+}
+
+impl KvSegments for Segments {
+    fn dtype(&self) -> KvDtype {
+        self.dtype
+    }
+
+    fn with_segment(&self, segment: usize, f: &mut dyn FnMut(KvSegment<'_>)) {
+        f(self.segment(segment));
+    }
+}
+
+impl KvSegmentsMut for Segments {
+    fn with_segment_mut(&mut self, segment: usize, f: &mut dyn FnMut(KvSegmentMut<'_>)) {
+        let place = self.place(segment);
+        f(KvSegmentMut::of(&self.shape, self.dtype, &mut self.data.as_mut_slice()[place]));
+    }
+}
+
+/// Reads `bytes` on `lanes` threads, as fast as plain code can.
+pub(crate) fn read_all(pool: &Pool, lanes: usize, bytes: &[u8]) -> u64 {
+    let total = std::sync::atomic::AtomicU64::new(0);
+    let step = bytes.len().div_ceil(8 * lanes).next_multiple_of(4096);
+    pool.run(lanes, bytes.len().div_ceil(step), &|part, _| {
+        let words = bytes[part * step..bytes.len().min((part + 1) * step)].as_chunks::<8>().0;
+        let mut sums = [0u64; 16];
+        for words in words.chunks_exact(16) {
+            for (sum, word) in sums.iter_mut().zip(words) {
+                *sum = sum.wrapping_add(u64::from_ne_bytes(*word));
+            }
         }
-    }
-}
-
-impl KvPages for Pages {
-    fn with_page(&self, page: usize, f: &mut dyn FnMut(KvPage<'_>)) {
-        f(if self.half {
-            KvPage { k: KvSlice::F16(&self.k16[page]), v: KvSlice::F16(&self.v16[page]) }
-        } else {
-            KvPage { k: KvSlice::F32(&self.k[page]), v: KvSlice::F32(&self.v[page]) }
-        });
-    }
-}
-
-impl KvPagesMut for Pages {
-    fn with_page_mut(&mut self, page: usize, f: &mut dyn FnMut(KvPageMut<'_>)) {
-        f(if self.half {
-            KvPageMut { k: KvSliceMut::F16(&mut self.k16[page]), v: KvSliceMut::F16(&mut self.v16[page]) }
-        } else {
-            KvPageMut { k: KvSliceMut::F32(&mut self.k[page]), v: KvSliceMut::F32(&mut self.v[page]) }
-        });
-    }
+        total.fetch_add(sums.iter().fold(0, |a, b| a.wrapping_add(*b)), std::sync::atomic::Ordering::Relaxed);
+    });
+    total.into_inner()
 }

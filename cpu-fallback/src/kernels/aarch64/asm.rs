@@ -20,6 +20,40 @@ pub(super) fn sdot<const LANE: i32>(mut acc: int32x4_t, w: int8x16_t, x: int8x16
     acc
 }
 
+/// `acc[i] += Σ_t a[4i + t] · b[4i + t]`, `t < 4`, both signed.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+pub(super) fn sdot_quads(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+    // SAFETY: arithmetic on registers; the instruction is enabled for this function.
+    unsafe {
+        asm!(
+            "sdot {acc:v}.4s, {a:v}.16b, {b:v}.16b",
+            acc = inout(vreg) acc,
+            a = in(vreg) a,
+            b = in(vreg) b,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    acc
+}
+
+/// `acc[i] += Σ_t u[4i + t] · s[4i + t]`, `t < 4`, `u` unsigned and `s` signed.
+#[inline]
+#[target_feature(enable = "neon,i8mm")]
+pub(super) fn usdot_quads(mut acc: int32x4_t, u: uint8x16_t, s: int8x16_t) -> int32x4_t {
+    // SAFETY: arithmetic on registers; the instruction is enabled for this function.
+    unsafe {
+        asm!(
+            "usdot {acc:v}.4s, {u:v}.16b, {s:v}.16b",
+            acc = inout(vreg) acc,
+            u = in(vreg) u,
+            s = in(vreg) s,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    acc
+}
+
 /// `acc[2i + j] += Σ_t a[8i + t] · b[8j + t]`, `t < 8`: two rows of eight times two rows of eight.
 #[inline]
 #[target_feature(enable = "neon,i8mm")]

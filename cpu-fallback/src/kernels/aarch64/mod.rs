@@ -2,7 +2,7 @@
 //!
 //! The folders have the same files and functions. Only integer products gain from the newer instructions: `neon` holds
 //! all float kernels, and the other folders take them from it. What the integer kernels of all three have in common is
-//! in [`int_tile`], [`int_gemm`] and [`gemm_tile`]; [`asm`] has the instructions whose intrinsics are not stable yet.
+//! in [`int_tile`], [`int_gemm`] and [`gemm_tile`], attention's registers in [`lanes`]; [`asm`] has the instructions whose intrinsics are not stable yet.
 //!
 //! 4-bit codes are stored as 0…15 and multiplied so; eight times the sum of the activations is taken off as the
 //! accumulator's start. 8-bit products are signed × signed.
@@ -11,6 +11,7 @@ mod asm;
 mod gemm_tile;
 mod int_gemm;
 mod int_tile;
+mod lanes;
 
 pub(super) mod dotprod;
 pub(super) mod i8mm;

@@ -1,7 +1,5 @@
 //! Row operations on floats.
 
-use crate::kv::KvSlice;
-
 /// Below this `exp` is 0: `exp(EXP_LOW)` is the smallest normal float.
 pub(in crate::kernels) const EXP_LOW: f32 = -87.336_54;
 
@@ -56,15 +54,6 @@ pub(in crate::kernels) fn tree(lanes: &[f32; 16]) -> f32 {
 pub(in crate::kernels) fn axpy(a: f32, x: &[f32], y: &mut [f32]) {
     for (y, x) in y.iter_mut().zip(x) {
         *y = a.mul_add(*x, *y);
-    }
-}
-
-/// Copies to f32.
-#[inline(always)]
-pub(in crate::kernels) fn widen(from: KvSlice<'_>, to: &mut [f32]) {
-    match from {
-        KvSlice::F32(from) => to.copy_from_slice(from),
-        KvSlice::F16(from) => half::slice::HalfFloatSliceExt::convert_to_f32_slice(from, to),
     }
 }
 

@@ -11,7 +11,7 @@ mod quantize;
 pub(in crate::kernels) use super::neon::{
     axpy, dequantize_u8, peak_f32, peak_int8, quantize_u8, read_sum, requantize_u8, rms_norm, rope, silu_mul,
 };
-pub(in crate::kernels) use attention::{attn_page, widen};
+pub(in crate::kernels) use attention::{ATTN_LANES, attn_columns, attn_finish, attn_merge, attn_segment};
 pub(in crate::kernels) use float_linear::float_linear;
 pub(in crate::kernels) use gemm_u8s8::gemm_u8s8;
 pub(super) use int_linear::Dot4;

@@ -1,72 +1,35 @@
-//! Pages of keys and values: widened, and turned.
+//! Attention's registers with products of bytes in 16 bits.
 
-use super::super::asm::widen_f16;
-use crate::{PAGE_TOKENS, kernels::generic, kv::KvSlice};
+use super::super::lanes::{Dots, F32x4};
 use std::arch::aarch64::*;
 
-attention!("neon");
+attention!("neon", F32x4<Widened>);
 
-/// Copies to f32.
-#[target_feature(enable = "neon")]
-pub(in crate::kernels) fn widen(from: KvSlice<'_>, to: &mut [f32]) {
-    match from {
-        KvSlice::F32(from) => to.copy_from_slice(from),
-        KvSlice::F16(from) => {
-            let mut chunks = to.chunks_exact_mut(8);
-            let mut halves = from.chunks_exact(8);
-            for (to, from) in chunks.by_ref().zip(halves.by_ref()) {
-                // SAFETY: 8 elements on both sides.
-                unsafe {
-                    let [low, high] = widen_f16(vld1q_u16(from.as_ptr().cast()));
-                    vst1q_f32(to.as_mut_ptr(), low);
-                    vst1q_f32(to.as_mut_ptr().add(4), high);
-                }
-            }
-            for (to, from) in chunks.into_remainder().iter_mut().zip(halves.remainder()) {
-                *to = from.to_f32();
-            }
+/// Bytes are multiplied to 16 bits, and added in pairs to 32.
+#[derive(Clone, Copy)]
+pub(in crate::kernels) struct Widened;
+
+impl Dots for Widened {
+    #[inline(always)]
+    fn unsigned_signed(sum: int32x4_t, u: uint8x16_t, s: int8x16_t) -> int32x4_t {
+        // SAFETY: register arithmetic of every 64-bit Arm CPU.
+        unsafe {
+            let half = |u: uint8x8_t, s: int8x8_t| {
+                let (u, s) = (vreinterpretq_s16_u16(vmovl_u8(u)), vmovl_s8(s));
+                vpaddq_s32(vmull_s16(vget_low_s16(u), vget_low_s16(s)), vmull_high_s16(u, s))
+            };
+            let (low, high) = (half(vget_low_u8(u), vget_low_s8(s)), half(vget_high_u8(u), vget_high_s8(s)));
+            vaddq_s32(sum, vpaddq_s32(low, high))
         }
     }
-}
 
-/// `[tokens, head_dim]` to `[head_dim, tokens]` in f32, 4 tokens × 8 dimensions at a time.
-#[target_feature(enable = "neon")]
-fn transpose(from: KvSlice<'_>, hd: usize, to: &mut [f32]) {
-    if !hd.is_multiple_of(8) {
-        return generic::attention::transpose(from, hd, to);
-    }
-    assert!(from.len() == PAGE_TOKENS * hd && to.len() == PAGE_TOKENS * hd);
-    for t in (0..PAGE_TOKENS).step_by(4) {
-        for d in (0..hd).step_by(8) {
-            let mut rows = [[vdupq_n_f32(0.0); 2]; 4];
-            for (i, row) in rows.iter_mut().enumerate() {
-                let at = (t + i) * hd + d;
-                // SAFETY: `at + 8 ≤ PAGE_TOKENS · hd`, the length of `from`.
-                *row = unsafe {
-                    match from {
-                        KvSlice::F32(s) => [vld1q_f32(s.as_ptr().add(at)), vld1q_f32(s.as_ptr().add(at + 4))],
-                        KvSlice::F16(s) => widen_f16(vld1q_u16(s.as_ptr().add(at).cast())),
-                    }
-                };
-            }
-            for half in 0..2 {
-                for (i, row) in transpose_4(rows.map(|row| row[half])).into_iter().enumerate() {
-                    // SAFETY: row `d + 4 · half + i < hd`, columns `t..t + 4`.
-                    unsafe { vst1q_f32(to.as_mut_ptr().add((d + 4 * half + i) * PAGE_TOKENS + t), row) };
-                }
-            }
+    #[inline(always)]
+    fn signed(sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+        // SAFETY: register arithmetic of every 64-bit Arm CPU. Pairs are added in 32 bits.
+        unsafe {
+            let low = vpaddlq_s16(vmull_s8(vget_low_s8(a), vget_low_s8(b)));
+            let high = vpaddlq_s16(vmull_high_s8(a, b));
+            vaddq_s32(sum, vpaddq_s32(low, high))
         }
-    }
-}
-
-/// Transposes 4 × 4 floats.
-#[inline(always)]
-fn transpose_4(rows: [float32x4_t; 4]) -> [float32x4_t; 4] {
-    // SAFETY: register arithmetic of every 64-bit Arm CPU.
-    unsafe {
-        let wide = |v: float32x4_t| vreinterpretq_f64_f32(v);
-        let (a, b) = (wide(vtrn1q_f32(rows[0], rows[1])), wide(vtrn2q_f32(rows[0], rows[1])));
-        let (c, d) = (wide(vtrn1q_f32(rows[2], rows[3])), wide(vtrn2q_f32(rows[2], rows[3])));
-        [vtrn1q_f64(a, c), vtrn1q_f64(b, d), vtrn2q_f64(a, c), vtrn2q_f64(b, d)].map(|v| vreinterpretq_f32_f64(v))
     }
 }

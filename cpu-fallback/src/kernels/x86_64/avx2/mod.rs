@@ -11,7 +11,7 @@ mod int_linear;
 mod peak;
 mod quantize;
 
-pub(in crate::kernels) use attention::{attn_page, widen};
+pub(in crate::kernels) use attention::{ATTN_LANES, attn_columns, attn_finish, attn_merge, attn_segment};
 pub(in crate::kernels) use float_linear::float_linear;
 pub(in crate::kernels) use gemm_u8s8::gemm_u8s8;
 pub(in crate::kernels) use int_linear::int_linear;
