@@ -232,7 +232,8 @@ mod tests {
     #[test]
     fn what_may_not_fit_32_bits_is_left_to_64() {
         let m = multipliers(Width::Bits8, 1.0, &[1.0], 1.0).expect("in range");
-        assert!(in_32_bits(131_071, &m, [0], 128).is_none());
+        assert!(in_32_bits(131_071, &m, [0], 128).is_some());
+        assert!(in_32_bits(131_072, &m, [0], 128).is_none());
         assert!(in_32_bits(65_535, &m, [1 << 20], 128).is_some());
         assert!(in_32_bits(1, &m, [1 << 31], 128).is_none());
         assert!(in_32_bits(1, &m, [i64::MIN], 128).is_none());

@@ -5,6 +5,9 @@ use super::*;
 use qnn_sys::{HtpLibrary, SystemLibrary};
 use std::sync::Arc;
 
+/// One test at a time: the library has one log, and a backend that ends takes it away from the others.
+static ALONE: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+
 /// A device of this SoC, or `None` with a counted skip.
 fn device(test: &str, soc_id: u32) -> Option<Arc<RawDevice>> {
     let opened = HtpLibrary::search(None);
@@ -54,6 +57,7 @@ fn add_graph(context: &Arc<RawContext>, name: &str, estimate: bool) -> (RawGraph
 
 #[test]
 fn a_graph_computes_and_reloads() {
+    let _alone = ALONE.lock();
     let Some(device) = device("a_graph_computes_and_reloads", 57) else { return };
     assert!(device.backend().build_id().is_some_and(|id| id.starts_with('v')));
     let context = RawContext::create(&device, &options("sums")).expect("context");
@@ -91,6 +95,7 @@ fn a_graph_computes_and_reloads() {
 
 #[test]
 fn estimates_where_the_soc_has_them() {
+    let _alone = ALONE.lock();
     let Some(device) = device("estimates_where_the_soc_has_them", 77) else { return };
     let context = RawContext::create(&device, &options("sums")).expect("context");
     let (_, report) = add_graph(&context, "sum", true);
@@ -102,6 +107,7 @@ fn estimates_where_the_soc_has_them() {
 
 #[test]
 fn what_qnn_does_not_check_is_refused() {
+    let _alone = ALONE.lock();
     let Some(device) = device("what_qnn_does_not_check_is_refused", 57) else { return };
     let context = RawContext::create(&device, &options("bad")).expect("context");
     let mut graph = RawGraph::create(&context, "bad", &GraphOptions::default()).expect("graph");
@@ -158,6 +164,7 @@ fn what_qnn_does_not_check_is_refused() {
 
 #[test]
 fn wrong_devices_and_binaries_are_errors() {
+    let _alone = ALONE.lock();
     let Some(device) = device("wrong_devices_and_binaries_are_errors", 57) else { return };
     let error = RawDevice::create(device.backend(), 9999).expect_err("no such SoC");
     assert!(matches!(&error, NpuError::Code { code: 14001, .. }) && error.to_string().contains("9999"), "{error}");
@@ -177,6 +184,7 @@ fn wrong_devices_and_binaries_are_errors() {
 
 #[test]
 fn executions_are_profiled_on_request() {
+    let _alone = ALONE.lock();
     let Some(device) = device("executions_are_profiled_on_request", 57) else { return };
     let context = RawContext::create(&device, &options("sums")).expect("context");
     let (mut graph, _) = add_graph(&context, "sum", false);
@@ -192,6 +200,7 @@ fn executions_are_profiled_on_request() {
 /// Validates and cannot be compiled (measured on 2.51): the code is 1002 like that of every such failure.
 #[test]
 fn a_failed_finalize_quotes_the_reason() {
+    let _alone = ALONE.lock();
     let Some(device) = device("a_failed_finalize_quotes_the_reason", 57) else { return };
     let context = RawContext::create(&device, &options("scores")).expect("context");
     let mut graph = RawGraph::create(&context, "scores", &GraphOptions::default()).expect("graph");
