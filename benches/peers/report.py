@@ -17,11 +17,16 @@ def machine():
     return {"cpu": cpu, "system": platform.platform()}
 
 
-def coexec_bytes(coexec, path):
+def coexec_size(coexec, path):
+    """Bytes that a decoded token reads, and operations (2 per weight) that a prefilled token costs in the linears."""
     out = subprocess.run([coexec, "inspect", path, "--format", "json"], check=True, capture_output=True, text=True).stdout
-    tensors = {t["name"]: t for t in json.loads(out)["summary"]["tensors"]}
+    tensors = {t["name"]: t for t in json.loads(out)["summary"]["tensors"] if not t["name"].endswith(".hot")}
     skipped = {"embed"} if "head" in tensors else set()
-    return sum(t["raw_bytes"] for name, t in tensors.items() if name not in skipped and not name.endswith(".hot"))
+    linears = [t for name, t in tensors.items() if name.startswith("layers.") and t["k"] > 1]
+    return {
+        "bytes": sum(t["raw_bytes"] for name, t in tensors.items() if name not in skipped),
+        "ops": 2 * sum(t["n"] * t["k"] for t in linears),
+    }
 
 
 def gguf_bytes(path):
@@ -41,23 +46,10 @@ def _table(header, rows):
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
-def _limits(rows, threads_key="bandwidth"):
-    """Read bandwidth in bytes/s of `coexec bench --limits`, if it was measured: the highest number of GB/s in it."""
-    found = []
-
-    def walk(value, name=""):
-        if isinstance(value, dict):
-            for key, v in value.items():
-                walk(v, key)
-        elif isinstance(value, list):
-            for v in value:
-                walk(v, name)
-        elif isinstance(value, (int, float)) and ("gb" in name.lower() or "bytes_per_s" in name.lower()):
-            found.append(value if value > 1e6 else value * 1e9)
-
-    for row in rows:
-        walk(row.get("limits"))
-    return max(found, default=None)
+def _limit(rows, unit):
+    """The machine's rate in `unit` with all threads, times 1e9; the best of what was measured."""
+    lines = [line for row in rows if row["kind"] == "limits" for line in row["limits"]["limits"]]
+    return max((line["all_threads"] * 1e9 for line in lines if line["unit"] == unit), default=None)
 
 
 def markdown(path):
@@ -66,27 +58,30 @@ def markdown(path):
     for row in rows:
         if row["kind"] == "machine":
             parts = [f"{row['cpu']}, {row['system']}; {row['time'][:10]}.\n"]
-    sizes = {(r["shape"], r["pair"], r["engine"]): r["bytes"] for r in rows if r["kind"] == "bytes"}
-    bandwidth = _limits([r for r in rows if r["kind"] == "limits"])
+    sizes = {(r["shape"], r["pair"], r["engine"]): r for r in rows if r["kind"] == "bytes"}
+    bandwidth, peak = _limit(rows, "GB/s"), _limit(rows, "GOP/s")
     samples = collections.defaultdict(list)
     for row in rows:
         if row["kind"] == "speed" and row["quiet"]:
             rates = [row["tokens"] * 1e9 / ns for ns in row["ns"]]
             samples[row["shape"], row["pair"], row["test"], row["engine"]] += rates
     header = ["shape, ours/theirs, test", "coexec best", "median", "llama.cpp best", "median", "ratio best", "ratio median",
-              "MB per token", "theirs", "limit tok/s", "samples"]
+              "MB per token", "theirs", "limit tok/s", "of it", "samples"]
     body = []
     for shape, pair, test in dict.fromkeys(key[:3] for key in samples):
         ours, theirs = (samples.get((shape, pair, test, e), []) for e in ("coexec", "llama.cpp"))
         if not ours or not theirs:
             continue
         best, median = (f(ours) / f(theirs) for f in (max, statistics.median))
-        mb = [sizes.get((shape, pair, e)) for e in ("coexec", "llama.cpp")]
+        size = [sizes.get((shape, pair, e), {}) for e in ("coexec", "llama.cpp")]
         decode = test.startswith("tg")
-        limit = f"{bandwidth / mb[0]:.1f}" if decode and bandwidth and mb[0] else "–"
+        # Decode reads every weight once per token, prefill multiplies by every weight of the linears.
+        rate, cost = (bandwidth, size[0].get("bytes")) if decode else (peak, size[0].get("ops"))
+        limit = rate / cost if rate and cost else None
+        mb = [f"{s['bytes'] / 1e6:.0f}" if decode and s else "–" for s in size]
         body.append([f"{shape} {pair} {test}"] + [f"{f(s):.1f}" for s in (ours, theirs) for f in (max, statistics.median)]
-                    + [f"{best:.2f}", f"{median:.2f}"] + [f"{b / 1e6:.0f}" if decode and b else "–" for b in mb]
-                    + [limit, f"{len(ours)}+{len(theirs)}"])
+                    + [f"{best:.2f}", f"{median:.2f}", *mb, f"{limit:.0f}" if limit else "–"]
+                    + [f"{100 * max(ours) / limit:.0f} %" if limit else "–", f"{len(ours)}+{len(theirs)}"])
     if body:
         parts.append(_table(header, body))
     noisy = sum(r["kind"] == "speed" and not r["quiet"] for r in rows)

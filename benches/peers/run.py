@@ -201,7 +201,7 @@ def sizes(args):
         for pair in PAIRS:
             ours, theirs = ours_path(args, shape, pair), theirs_path(args, shape, pair)
             if ours.exists() and theirs.exists():
-                log.row(kind="bytes", shape=shape, pair=pair, engine="coexec", bytes=report.coexec_bytes(args.coexec, ours))
+                log.row(kind="bytes", shape=shape, pair=pair, engine="coexec", **report.coexec_size(args.coexec, ours))
                 log.row(kind="bytes", shape=shape, pair=pair, engine="llama.cpp", bytes=report.gguf_bytes(theirs))
     limits = subprocess.run([args.coexec, "bench", "--limits", "-o", "json"], capture_output=True, text=True)
     if limits.returncode == 0:
