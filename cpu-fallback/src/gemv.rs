@@ -6,18 +6,16 @@
 //! [`linear()`](crate::linear()) and of the separate operations.
 
 use crate::{
-    CpuError, Ctx, PanelTensor,
+    CpuError, Ctx, LinearInput, PanelTensor,
     error::check_len,
-    kernels::{Block, FloatLinearArgs, IntLinearArgs, for_each_unit},
-    quant::QuantRows,
+    kernels::{Block, for_each_unit},
+    linear::{Part, rows_of},
 };
 use coexec_model::{
-    WeightFormat,
     align::AlignedBytes,
-    layout::{PANEL_ROWS, panel_layout, panels},
+    layout::{PANEL_ROWS, panel_layout},
 };
 use parking_lot::Mutex;
-use std::ops::Range;
 
 /// Most rows of one call.
 pub const MAX_ROWS: usize = 8;
@@ -25,67 +23,6 @@ pub const MAX_ROWS: usize = 8;
 const ACT_PANELS: usize = 4;
 /// Bytes of weights that a thread takes at a time.
 const TAKE_BYTES: usize = 64 * 1024;
-
-/// The input rows of a linear `[m, k]`, as its weights' format takes them.
-#[derive(Debug, Default)]
-pub struct RowsInput {
-    m: usize,
-    k: usize,
-    float: Vec<f32>,
-    quant: QuantRows,
-    /// What `float` and `quant` hold.
-    integer: bool,
-}
-
-impl RowsInput {
-    /// Takes `x` `[m, k]` for weights of `format`: copied, or quantised in groups of 32.
-    ///
-    /// # Errors
-    /// When `x` is not 1 … [`MAX_ROWS`] rows of `k`.
-    pub fn set(&mut self, ctx: &Ctx<'_>, format: WeightFormat, x: &[f32], k: usize) -> Result<(), CpuError> {
-        self.shape(x.len(), k, format)?;
-        if self.integer {
-            self.quant.quantize(&Ctx { lanes: 1, ..*ctx }, x, self.m, k);
-        } else {
-            self.float.clear();
-            self.float.extend_from_slice(x);
-        }
-        Ok(())
-    }
-
-    /// Takes the RMSNorm of each row of `x` `[m, gain.len()]`.
-    ///
-    /// # Errors
-    /// When `x` is not 1 … [`MAX_ROWS`] rows.
-    pub fn norm(
-        &mut self,
-        ctx: &Ctx<'_>,
-        format: WeightFormat,
-        x: &[f32],
-        gain: &[f32],
-        eps: f32,
-    ) -> Result<(), CpuError> {
-        self.shape(x.len(), gain.len(), format)?;
-        self.float.resize(x.len(), 0.0);
-        for (x, out) in x.chunks_exact(self.k).zip(self.float.chunks_exact_mut(self.k)) {
-            ctx.kernels.rms_norm(x, gain, eps, out);
-        }
-        if self.integer {
-            self.quant.quantize(&Ctx { lanes: 1, ..*ctx }, &self.float, self.m, self.k);
-        }
-        Ok(())
-    }
-
-    fn shape(&mut self, len: usize, k: usize, format: WeightFormat) -> Result<(), CpuError> {
-        let m = len.checked_div(k).unwrap_or(0);
-        check_len("few rows: x [m, k]", m.checked_mul(k), len)?;
-        if !(1..=MAX_ROWS).contains(&m) {
-            return Err(CpuError::Argument { what: "few rows: m", value: m.to_string(), why: "1 … 8 rows" });
-        }
-        (self.m, self.k, self.integer) = (m, k, format.is_integer());
-        Ok(())
-    }
-}
 
 /// What becomes of the product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,8 +42,8 @@ pub struct TileScratch {
 /// Memory of one thread.
 #[derive(Debug, Default)]
 struct ThreadScratch {
-    /// Tiles that are decompressed at use.
-    tiles: Mutex<[AlignedBytes; 2]>,
+    /// A tile that is decompressed at use.
+    tile: Mutex<AlignedBytes>,
     /// Products before they are added.
     product: Mutex<Vec<f32>>,
 }
@@ -124,37 +61,27 @@ impl TileScratch {
 /// `y[r, j] = Σ_k x[r, k] · w[j, k]` (or `+=`) for the rows of `input` and `y` `[m, n]`.
 ///
 /// # Errors
-/// When `input` was made for another shape or format, `y` does not fit, or a tile cannot be read; `y` is then unspecified.
+/// When `input` is not 1 … [`MAX_ROWS`] rows, or was made for another shape or format, `y` does not fit, or a tile cannot be
+/// read; `y` is then unspecified.
 pub fn few_rows(
     ctx: &Ctx<'_>,
     w: &PanelTensor<'_>,
-    input: &RowsInput,
+    input: &LinearInput,
     y: &mut [f32],
     output: Output,
     scratch: &mut TileScratch,
 ) -> Result<(), CpuError> {
-    check_len("few rows: y [m, n]", input.m.checked_mul(w.n), y.len())?;
+    let m = input.rows();
+    check_len("few rows: y [m, n]", m.checked_mul(w.n), y.len())?;
     // Compressed tiles are decompressed whole: a unit is then a tile.
     let unit = if w.tiles.in_place() { 1 } else { w.panels_per_tile() };
     let grain = (TAKE_BYTES / (unit * panel_layout(w.format, w.k).bytes).max(1)).max(1);
-    let product_elems = if output == Output::Add { input.m * w.n.min(grain * unit * PANEL_ROWS) } else { 0 };
+    let product_elems = if output == Output::Add { m * w.n.min(grain * unit * PANEL_ROWS) } else { 0 };
     scratch.reserve(ctx.lanes.max(1), product_elems);
     let call = Call::new(ctx, w, input, scratch)?;
-    for_each_unit(ctx, y, (input.m, w.n), unit * PANEL_ROWS, grain, &|worker, mut block| {
-        let cols = block.col_range();
-        let first = cols.start / PANEL_ROWS;
-        let run = |block: &mut Block<'_, f32>| {
-            call.tiles(first..panels(cols.end), worker, 0, &mut |panels, bytes| {
-                let start = (panels.start - first) * PANEL_ROWS;
-                let end = cols.len().min((panels.end - first) * PANEL_ROWS);
-                call.multiply(bytes, &mut block.columns(start..end));
-            })
-        };
-        let result = match output {
-            Output::Store => run(&mut block),
-            Output::Add => call.add(&mut block, worker, &run),
-        };
-        call.keep(result);
+    for_each_unit(ctx, y, (m, w.n), unit * PANEL_ROWS, grain, &|worker, mut block| match output {
+        Output::Store => call.run(&mut block, worker),
+        Output::Add => call.add(&mut block, worker),
     });
     call.result()
 }
@@ -166,13 +93,13 @@ pub fn few_rows(
 pub fn few_rows_swiglu(
     ctx: &Ctx<'_>,
     w: &PanelTensor<'_>,
-    input: &RowsInput,
+    input: &LinearInput,
     out: &mut [f32],
     scratch: &mut TileScratch,
 ) -> Result<(), CpuError> {
     scratch.reserve(ctx.lanes.max(1), 0);
     let call = Call::new(ctx, w, input, scratch)?;
-    let ffn = w.n / 2;
+    let (m, ffn) = (input.rows(), w.n / 2);
     if !w.n.is_multiple_of(2) || !ffn.is_multiple_of(PANEL_ROWS) {
         return Err(CpuError::Argument {
             what: "few rows: gate and up",
@@ -180,22 +107,16 @@ pub fn few_rows_swiglu(
             why: "two times whole panels of 16 rows",
         });
     }
-    check_len("few rows: out [m, ffn]", input.m.checked_mul(ffn), out.len())?;
-    let grain = (TAKE_BYTES / (2 * call.panel_bytes).max(1)).clamp(1, ACT_PANELS);
-    for_each_unit(ctx, out, (input.m, ffn), PANEL_ROWS, grain, &|worker, mut block| {
-        let (first, wide) = (block.col_range().start / PANEL_ROWS, block.cols());
+    check_len("few rows: out [m, ffn]", m.checked_mul(ffn), out.len())?;
+    let grain = (TAKE_BYTES / (2 * panel_layout(w.format, w.k).bytes).max(1)).clamp(1, ACT_PANELS);
+    for_each_unit(ctx, out, (m, ffn), PANEL_ROWS, grain, &|worker, mut block| {
+        let (cols, wide) = (block.col_range(), block.cols());
         let mut parts = [[0.0f32; MAX_ROWS * ACT_PANELS * PANEL_ROWS]; 2];
-        for (i, part) in parts.iter_mut().enumerate() {
-            let from = first + i * (ffn / PANEL_ROWS);
-            let mut columns = Block::over(&mut part[..input.m * wide], 0..input.m, 0..wide);
-            let result = call.tiles(from..from + panels(wide), worker, i, &mut |panels, bytes| {
-                let start = (panels.start - from) * PANEL_ROWS;
-                call.multiply(bytes, &mut columns.columns(start..start + panels.len() * PANEL_ROWS));
-            });
-            call.keep(result);
+        for (part, from) in parts.iter_mut().zip([cols.start, ffn + cols.start]) {
+            call.run(&mut Block::over(&mut part[..m * wide], 0..m, from..from + wide), worker);
         }
         let [gate, up] = &parts;
-        for r in 0..input.m {
+        for r in 0..m {
             let at = r * wide..(r + 1) * wide;
             ctx.kernels.silu_mul(&gate[at.clone()], &up[at], block.row(r));
         }
@@ -205,10 +126,7 @@ pub fn few_rows_swiglu(
 
 /// What every part of a call knows.
 struct Call<'a> {
-    ctx: &'a Ctx<'a>,
-    w: &'a PanelTensor<'a>,
-    input: &'a RowsInput,
-    panel_bytes: usize,
+    part: Part<'a>,
     scratch: &'a TileScratch,
     failure: Mutex<Option<CpuError>>,
 }
@@ -217,73 +135,32 @@ impl<'a> Call<'a> {
     fn new(
         ctx: &'a Ctx<'a>,
         w: &'a PanelTensor<'a>,
-        input: &'a RowsInput,
+        input: &'a LinearInput,
         scratch: &'a TileScratch,
     ) -> Result<Self, CpuError> {
-        check_len("few rows: k of the input", Some(w.k), input.k)?;
-        if input.integer != w.format.is_integer() {
-            return Err(CpuError::Argument {
-                what: "few rows: input",
-                value: format!("made for {} weights", if input.integer { "integer" } else { "float" }),
-                why: "an input made for the tensor's format",
-            });
+        if !(1..=MAX_ROWS).contains(&input.rows()) {
+            return Err(CpuError::Argument { what: "few rows: m", value: input.rows().to_string(), why: "1 … 8 rows" });
         }
-        let panel_bytes = panel_layout(w.format, w.k).bytes;
-        Ok(Self { ctx, w, input, panel_bytes, scratch, failure: Mutex::new(None) })
+        Ok(Self { part: Part::new(ctx, w, rows_of(w, input)?, 0), scratch, failure: Mutex::new(None) })
     }
 
-    /// Calls `f` with the bytes of `panels`, tile by tile.
-    fn tiles(
-        &self,
-        panels: Range<usize>,
-        worker: usize,
-        slot: usize,
-        f: &mut dyn FnMut(Range<usize>, &[u8]),
-    ) -> Result<(), CpuError> {
-        let mut scratch = self.scratch.threads[worker].tiles.lock();
-        let mut at = panels.start;
-        while at < panels.end {
-            let tile = at / self.w.panels_per_tile();
-            let range = self.w.tile_panels(tile);
-            let end = panels.end.min(range.end);
-            let bytes = self.w.tile(tile, &mut scratch[slot])?;
-            f(at..end, &bytes[(at - range.start) * self.panel_bytes..(end - range.start) * self.panel_bytes]);
-            at = end;
-        }
-        Ok(())
-    }
-
-    fn multiply(&self, panels: &[u8], block: &mut Block<'_, f32>) {
-        let (format, k) = (self.w.format, self.w.k);
-        if format.is_integer() {
-            self.ctx.kernels.int_linear(&IntLinearArgs { format, k, panels, x: self.input.quant.view() }, block);
-        } else {
-            self.ctx.kernels.float_linear(&FloatLinearArgs { format, k, panels, x: &self.input.float }, block);
+    /// Computes the block's columns, which are the weights' rows; keeps the first error.
+    fn run(&self, block: &mut Block<'_, f32>, worker: usize) {
+        if let Err(error) = self.part.run(block, &mut self.scratch.threads[worker].tile.lock()) {
+            self.failure.lock().get_or_insert(error);
         }
     }
 
-    /// Runs `f` on a block of this thread's own and adds what it gives to `block`.
-    fn add(
-        &self,
-        block: &mut Block<'_, f32>,
-        worker: usize,
-        f: &dyn Fn(&mut Block<'_, f32>) -> Result<(), CpuError>,
-    ) -> Result<(), CpuError> {
+    /// Adds the products to `block`: they are made in memory of this thread's own.
+    fn add(&self, block: &mut Block<'_, f32>, worker: usize) {
         let (rows, cols) = (block.rows(), block.cols());
         let mut product = self.scratch.threads[worker].product.lock();
         let product = &mut product[..rows * cols];
-        f(&mut Block::over(product, 0..rows, 0..cols))?;
+        self.run(&mut Block::over(product, 0..rows, block.col_range()), worker);
         for r in 0..rows {
             for (y, p) in block.row(r).iter_mut().zip(&product[r * cols..(r + 1) * cols]) {
                 *y += p;
             }
-        }
-        Ok(())
-    }
-
-    fn keep(&self, result: Result<(), CpuError>) {
-        if let Err(error) = result {
-            self.failure.lock().get_or_insert(error);
         }
     }
 

@@ -4,6 +4,7 @@ use crate::{
     CpuError, Ctx,
     error::check_len,
     kernels::for_each_item,
+    linear::FEW_ROWS,
     quant::{QuantPart, QuantRows},
 };
 use coexec_model::WeightFormat;
@@ -163,19 +164,11 @@ impl LinearInput {
         if m == 0 || k == 0 {
             return;
         }
-        let step = (ELEMS_PER_PART / k).clamp(1, m.div_ceil(ctx.lanes.max(1)));
-        let mut xs = x.into_iter().flat_map(|x| x.chunks_mut(step * k));
-        let mut x = || xs.next().unwrap_or_default();
-        let mut parts: Vec<Part<'_>> = if self.integer {
-            self.quant.resize(m, k);
-            self.quant.parts(step).map(|quant| Part { x: x(), to: Rows::Quant(quant) }).collect()
-        } else {
-            self.floats.resize(m * k, 0.0);
-            self.floats.chunks_mut(step * k).map(|floats| Part { x: x(), to: Rows::Floats(floats) }).collect()
-        };
+        let few = m <= FEW_ROWS;
+        let step = if few { m } else { (ELEMS_PER_PART / k).clamp(1, m.div_ceil(ctx.lanes.max(1))) };
         self.rows.resize_with(self.rows.len().max(ctx.lanes.max(1)), Mutex::default);
         let rows = &self.rows;
-        for_each_item(ctx.pool, ctx.lanes, &mut parts, &|index, worker, part| {
+        let run = |index: usize, worker: usize, part: &mut Part<'_>| {
             let mut xs = part.x.chunks_mut(k);
             let mut x = || xs.next().unwrap_or_default();
             match &mut part.to {
@@ -193,6 +186,24 @@ impl LinearInput {
                     }
                 }
             }
-        });
+        };
+        let mut xs = x.into_iter().flat_map(|x| x.chunks_mut(step * k));
+        let mut part = |to| Part { x: xs.next().unwrap_or_default(), to };
+        let (quant, floats) = if self.integer {
+            self.quant.resize(m, k);
+            (Some(self.quant.parts(step)), None)
+        } else {
+            self.floats.resize(m * k, 0.0);
+            (None, Some(self.floats.chunks_mut(step * k)))
+        };
+        let quant = quant.into_iter().flatten().map(Rows::Quant);
+        let parts = quant.chain(floats.into_iter().flatten().map(Rows::Floats)).map(&mut part);
+        if few {
+            // No job and no allocation: the token loop comes here.
+            parts.for_each(|mut part| run(0, 0, &mut part));
+        } else {
+            let mut parts: Vec<_> = parts.collect();
+            for_each_item(ctx.pool, ctx.lanes, &mut parts, &run);
+        }
     }
 }

@@ -48,7 +48,7 @@ pub use attention::{AttnShape, attend};
 pub use cores::Cores;
 pub use embed::embed_rows;
 pub use error::{CpuError, KernelError, TileError};
-pub use gemv::{Output, RowsInput, TileScratch, few_rows, few_rows_swiglu};
+pub use gemv::{Output, TileScratch, few_rows, few_rows_swiglu};
 pub use i8gemm::{I8Panels, gemm_u8s8};
 pub use input::LinearInput;
 pub use kernels::Kernels;

@@ -18,7 +18,7 @@ const PARTS_PER_LANE: usize = 4;
 /// Bytes of weights that a part should have at least when few rows are multiplied.
 const PART_MIN_BYTES: usize = 32 * 1024;
 /// Most rows that count as few: weights are streamed past them. More rows reuse the weights from caches.
-pub(crate) const FEW_ROWS: usize = 8;
+pub(crate) const FEW_ROWS: usize = crate::gemv::MAX_ROWS;
 /// Multiply-adds of a part of many rows: some tens of microseconds, so that the last parts end nearly together.
 const PART_MACS: usize = 8 << 20;
 /// Panels that kernels take together.

@@ -37,10 +37,10 @@ fn few_rows_give_the_bits_of_linear() {
                 let w = PanelTensor { format, n, k, tiles };
                 for lanes in [1, 2, 3] {
                     let ctx = ctx(&pool, lanes);
-                    let (mut input, mut scratch) = (RowsInput::default(), TileScratch::default());
+                    let (mut input, mut scratch) = (LinearInput::default(), TileScratch::default());
                     let mut check = || {
                         let mut y = vec![9.0; m * n];
-                        input.set(&ctx, format, &x, k).expect("fits");
+                        input.copy(&ctx, format, &x, k).expect("fits");
                         few_rows(&ctx, &w, &input, &mut y, Output::Store, &mut scratch).expect("fits");
                         assert_eq!(bits(&y), bits(&expected[0]), "{format} {m} rows, {lanes} lanes");
                         y.copy_from_slice(&residual);
@@ -78,8 +78,8 @@ fn swiglu_is_that_of_the_parts() {
             for (row, out) in joined.chunks(2 * ffn).zip(expected.chunks_mut(ffn)) {
                 silu_mul(&ctx, &row[..ffn], &row[ffn..], out).expect("fits");
             }
-            let (mut input, mut out) = (RowsInput::default(), vec![9.0; m * ffn]);
-            input.set(&ctx, format, &x, k).expect("fits");
+            let (mut input, mut out) = (LinearInput::default(), vec![9.0; m * ffn]);
+            input.copy(&ctx, format, &x, k).expect("fits");
             pool.step(2, || few_rows_swiglu(&ctx, &w, &input, &mut out, &mut TileScratch::default())).expect("fits");
             assert_eq!(bits(&out), bits(&expected), "{format} {m} rows");
         }
@@ -95,22 +95,22 @@ fn bad_calls_are_errors() {
     let mut tiles = Copied::new(format, k, &bytes);
     tiles.broken = Some(1);
     let w = PanelTensor { format, n, k, tiles: &tiles };
-    let (mut input, mut scratch, mut y) = (RowsInput::default(), TileScratch::default(), vec![0.0; n]);
+    let (mut input, mut scratch, mut y) = (LinearInput::default(), TileScratch::default(), vec![0.0; n]);
     let rows = |m: usize| vec![1.0; m * k];
-    assert!(matches!(input.set(&ctx, format, &[], k), Err(CpuError::Argument { .. })));
-    assert!(matches!(input.set(&ctx, format, &rows(9), k), Err(CpuError::Argument { .. })));
-    assert!(matches!(
-        input.set(&ctx, format, &rows(1)[1..], k),
-        Err(CpuError::Shape { .. } | CpuError::Argument { .. })
-    ));
-    input.set(&ctx, format, &rows(1), k).expect("one row");
+    assert!(matches!(input.copy(&ctx, format, &rows(1)[1..], k), Err(CpuError::Shape { .. })));
+    for m in [0, 9] {
+        input.copy(&ctx, format, &rows(m), k).expect("whole rows");
+        let result = few_rows(&ctx, &w, &input, &mut vec![0.0; m * n], Output::Store, &mut scratch);
+        assert!(matches!(result, Err(CpuError::Argument { .. })), "{m} rows");
+    }
+    input.copy(&ctx, format, &rows(1), k).expect("one row");
     let error = few_rows(&ctx, &w, &input, &mut y, Output::Store, &mut scratch).expect_err("tile 1 is broken");
     assert_eq!(error, CpuError::Tile(TileError::new("tile 1 is broken")));
     let error = few_rows_swiglu(&ctx, &w, &input, &mut y[..1000], &mut scratch).expect_err("1000 is not whole panels");
     assert!(matches!(error, CpuError::Argument { .. }));
     assert!(few_rows(&ctx, &w, &input, &mut y[1..], Output::Store, &mut scratch).is_err());
-    input.set(&ctx, WeightFormat::F16, &rows(1), k).expect("one row");
+    input.copy(&ctx, WeightFormat::F16, &rows(1), k).expect("one row");
     assert!(few_rows(&ctx, &w, &input, &mut y, Output::Store, &mut scratch).is_err(), "float input, integer weights");
-    input.set(&ctx, format, &rows(1)[..k - 1], k - 1).expect("one row");
+    input.copy(&ctx, format, &rows(1)[..k - 1], k - 1).expect("one row");
     assert!(few_rows(&ctx, &w, &input, &mut y, Output::Store, &mut scratch).is_err(), "another k");
 }

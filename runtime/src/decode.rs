@@ -5,7 +5,7 @@
 //! Nothing is allocated once the buffers have their size (`tests/allocations.rs`). Bits are those of prefill on the CPU.
 
 use crate::{RuntimeError, kv::KvCache, layer, layer::QkvBuffers, model::Model, weights::Weight};
-use coexec_cpu::{Ctx, Output, RowsInput, TileScratch, few_rows, few_rows_swiglu};
+use coexec_cpu::{Ctx, LinearInput, Output, TileScratch, few_rows, few_rows_swiglu};
 use coexec_model::{LinearKind, layout::PANEL_ROWS};
 
 /// Most tokens of one step.
@@ -17,7 +17,7 @@ pub struct DecodeBuffers {
     ids: Vec<u32>,
     /// The residual stream, `[m, hidden_size]`.
     x: Vec<f32>,
-    input: RowsInput,
+    input: LinearInput,
     joined: Vec<f32>,
     qkv: QkvBuffers,
     /// Attention's output, then SwiGLU's.
@@ -69,7 +69,7 @@ fn layer_step(
     view.kv_write(ctx, &b.joined, start_pos, kv, l, &mut b.qkv)?;
     view.attend(ctx, &b.qkv.q, start_pos, kv, l, &mut b.inner)?;
 
-    b.input.set(ctx, o.format(), &b.inner, o.k())?;
+    b.input.copy(ctx, o.format(), &b.inner, o.k())?;
     few_rows(ctx, &o.panels(), &b.input, &mut b.x, Output::Add, &mut b.tiles)?;
 
     b.input.norm(ctx, gate_up.format(), &b.x, view.ffn_norm, eps)?;
@@ -80,7 +80,7 @@ fn layer_step(
         linear(ctx, gate_up, &b.input, b.ids.len(), &mut b.joined, &mut b.tiles)?;
         view.act(ctx, &b.joined, &mut b.inner)?;
     }
-    b.input.set(ctx, down.format(), &b.inner, down.k())?;
+    b.input.copy(ctx, down.format(), &b.inner, down.k())?;
     Ok(few_rows(ctx, &down.panels(), &b.input, &mut b.x, Output::Add, &mut b.tiles)?)
 }
 
@@ -93,7 +93,7 @@ fn head(ctx: &Ctx<'_>, model: &Model, b: &mut DecodeBuffers) -> Result<(), Runti
 fn linear(
     ctx: &Ctx<'_>,
     w: &Weight,
-    input: &RowsInput,
+    input: &LinearInput,
     m: usize,
     y: &mut Vec<f32>,
     tiles: &mut TileScratch,
