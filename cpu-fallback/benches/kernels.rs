@@ -1,5 +1,5 @@
-//! `cargo bench -p coexec-cpu`: GEMV in bytes of weights per second beside a plain read, GEMM in multiply-adds
-//! per second.
+//! `cargo bench -p coexec-cpu`: GEMV in bytes of weights per second beside a plain read, GEMM in operations per second
+//! beside the int8 peak.
 
 #![allow(missing_docs, reason = "criterion's macros make public items")]
 
@@ -76,31 +76,52 @@ fn gemv(c: &mut Criterion) {
     }
 }
 
+/// Operations (two per multiply-add) of integer products of many rows, beside the int8 peak of the same kernel set, for shapes
+/// of a 0.5B and a 1.8B model.
 fn gemm(c: &mut Criterion) {
     let pool = Pool::new(threads());
-    let (m, n, k) = (256, 2048, 2048);
-    let mut group = c.benchmark_group("gemm 256x2048x2048");
-    group.throughput(Throughput::Elements((m * n * k) as u64));
-    let x = Numbers::new(3).floats(m * k);
-    for lanes in [1, threads()] {
-        for kernels in Kernels::available().into_iter().filter(|k| k.name().starts_with("avx") || k.name() == "neon") {
-            let ctx = Ctx { kernels, pool: &pool, lanes };
-            for format in WeightFormat::ALL {
-                let bytes = weights(format, n, k);
-                let tiles = SliceTiles::new(format, k, &bytes);
-                let w = PanelTensor { format, n, k, tiles: &tiles };
-                let (mut y, mut scratch) = (vec![0.0; m * n], LinearScratch::new());
-                group.bench_function(BenchmarkId::new(format!("{format} {}", kernels.name()), lanes), |b| {
-                    b.iter(|| linear(&ctx, &w, black_box(&x), m, &mut y, &mut scratch).expect("fits"));
+    let m = 256;
+    for (n, k) in [(896, 896), (9728, 896), (896, 4864), (2048, 2048), (11008, 2048)] {
+        let mut group = c.benchmark_group(format!("gemm {m}x{n}x{k}"));
+        let x = Numbers::new(3).floats(m * k);
+        for kernels in Kernels::available().into_iter().filter(|k| k.name() != "generic" && k.name() != "reference") {
+            let peak = limits::peak_int8(kernels, &pool);
+            for lanes in [1, threads()] {
+                let ctx = Ctx { kernels, pool: &pool, lanes };
+                let peak_gops = if lanes == 1 { peak.one } else { peak.all } / 1e9;
+                let name =
+                    |what: &str| BenchmarkId::new(format!("{what} {}, peak {peak_gops:.0} G/s", kernels.name()), lanes);
+                group.throughput(Throughput::Elements(2 * (m * n * k) as u64));
+                let mut input = LinearInput::new();
+                for format in [WeightFormat::Q8, WeightFormat::Q4, WeightFormat::Q4s] {
+                    let bytes = weights(format, n, k);
+                    let tiles = SliceTiles::new(format, k, &bytes);
+                    let w = PanelTensor { format, n, k, tiles: &tiles };
+                    let (mut y, mut scratch) = (vec![0.0; m * n], LinearScratch::new());
+                    input.copy(&ctx, format, &x, k).expect("fits");
+                    group.bench_function(name(format.name()), |b| {
+                        b.iter(|| linear_input(&ctx, &w, black_box(&input), &mut y, &mut scratch).expect("fits"));
+                    });
+                    if n > 4 * k {
+                        let mut out = LinearInput::new();
+                        group.bench_function(name(&format!("{format} swiglu")), |b| {
+                            b.iter(|| {
+                                let input = black_box(&input);
+                                linear_swiglu(&ctx, &w, input, format, &mut out, &mut scratch).expect("fits");
+                            });
+                        });
+                    }
+                }
+                let codes: Vec<i8> = (0..k).map(|i| (i * 7) as i8).collect();
+                let w = I8Panels::pack(n, k, std::iter::repeat_n(codes.as_slice(), n)).expect("fits");
+                let bytes: Vec<u8> = (0..m * k).map(|i| (i * 13) as u8).collect();
+                let channel = requantize::Channel { offset: 0, mantissa: 3000, shift: -9 };
+                let how = Requantize::new(k, 128, std::iter::repeat_n(channel, n)).expect("fits");
+                let mut out = vec![0; m * n];
+                group.bench_function(name("u8s8 to u8"), |b| {
+                    b.iter(|| gemm_u8s8_requantized(&ctx, black_box(&bytes), m, &w, &how, &mut out).expect("fits"));
                 });
             }
-            let codes: Vec<i8> = (0..k).map(|i| (i * 7) as i8).collect();
-            let w = I8Panels::pack(n, k, std::iter::repeat_n(codes.as_slice(), n)).expect("fits");
-            let bytes: Vec<u8> = (0..m * k).map(|i| (i * 13) as u8).collect();
-            let mut acc = vec![0; m * n];
-            group.bench_function(BenchmarkId::new(format!("u8s8 {}", kernels.name()), lanes), |b| {
-                b.iter(|| gemm_u8s8(&ctx, black_box(&bytes), m, &w, &mut acc).expect("fits"));
-            });
         }
     }
 }

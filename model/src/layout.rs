@@ -307,11 +307,18 @@ impl<'a> Panel<'a> {
         codes.clear();
         match self.format {
             WeightFormat::Q8 => {
-                codes.extend((0..self.k).map(|k| self.code(r, k)));
+                let runs = self.bytes[..self.layout.group_scales].chunks_exact(PANEL_ROWS * 4);
+                codes.extend(runs.flat_map(|run| &run[r * 4..r * 4 + 4]).take(self.k).map(|code| *code as i8));
                 self.channel_scale(r)
             }
             WeightFormat::Q4 => {
-                codes.extend((0..self.k).map(|k| self.code(r, k) * self.group_scale_code(r, k / GROUP) as i8));
+                for g in 0..self.k.div_ceil(GROUP) {
+                    let scale = self.group_scale_code(r, g) as i8;
+                    codes.extend((g * GROUP..self.k.min((g + 1) * GROUP)).map(|k| {
+                        let (at, shift) = q4_index(r, k);
+                        (((self.bytes[at] >> shift) & 0xF) as i8 - 8) * scale
+                    }));
+                }
                 self.channel_scale(r)
             }
             _ => {

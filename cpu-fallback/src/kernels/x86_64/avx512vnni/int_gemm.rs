@@ -94,6 +94,9 @@ unsafe fn unpack(
         let offset = _mm512_sub_epi16(_mm512_set1_epi16(128), _mm512_slli_epi16::<3>(factor16));
         let offset = _mm512_or_si512(offset, _mm512_slli_epi16::<8>(offset));
         let scaled = |nibbles: __m512i| {
+            if format == WeightFormat::Q4s {
+                return _mm512_add_epi8(nibbles, offset);
+            }
             let even = _mm512_mullo_epi16(_mm512_and_si512(nibbles, _mm512_set1_epi16(0xF)), factor16);
             let odd = _mm512_mullo_epi16(_mm512_srli_epi16::<8>(nibbles), factor16);
             _mm512_add_epi8(_mm512_or_si512(even, _mm512_slli_epi16::<8>(odd)), offset)
