@@ -139,7 +139,9 @@ impl<'a> Call<'a> {
         scratch: &'a TileScratch,
     ) -> Result<Self, CpuError> {
         if !(1..=MAX_ROWS).contains(&input.rows()) {
-            return Err(CpuError::Argument { what: "few rows: m", value: input.rows().to_string(), why: "1 … 8 rows" });
+            return Err(CpuError::Argument {
+                what: "few rows: m", value: input.rows().to_string(), why: "1 … 8 rows"
+            });
         }
         Ok(Self { part: Part::new(ctx, w, rows_of(w, input)?, 0), scratch, failure: Mutex::new(None) })
     }

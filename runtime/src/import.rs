@@ -5,25 +5,15 @@
 
 use crate::{
     RuntimeError, calibrate,
-    kv::{KvCache, KvDtype},
-    layer::{LayerView, QkvBuffers},
-    text::{Special, Tokenizer},
+    float_pass::{FloatPass, WatchedLinear, Watcher, block_rows, finite, read_vector, shape},
 };
-use coexec_cpu::{Ctx, Kernels, LinearScratch, PanelTensor, Pool, RopeTable, SliceTiles};
 use coexec_model::{
     Calibration, DecoderConfig, LayerIdx, LayerTensor, LinearCalibration, LinearKind, TensorName, WeightFormat,
-    align::AlignedBytes,
-    layout,
     packed::{PackedOptions, PackedSummary, PackedWriter},
     source::ModelSource,
 };
 use coexec_scheduler::CancelToken;
-use std::{path::Path, sync::Arc};
-
-/// Tokens of a calibration window.
-const WINDOW_TOKENS: usize = 256;
-/// Bytes of float rows read at a time.
-const BLOCK_BYTES: usize = 8 << 20;
+use std::path::Path;
 
 /// Options of [`import`].
 #[derive(Clone, Debug)]
@@ -90,34 +80,6 @@ pub struct ImportProgress {
     pub tensor: TensorName,
 }
 
-/// A linear's weights in memory, as panels.
-struct MemoryTensor {
-    format: WeightFormat,
-    n: usize,
-    k: usize,
-    bytes: AlignedBytes,
-}
-
-impl MemoryTensor {
-    fn tiles(&self) -> SliceTiles<'_> {
-        SliceTiles::new(self.format, self.k, &self.bytes)
-    }
-
-    fn panels<'a>(&self, tiles: &'a SliceTiles<'_>) -> PanelTensor<'a> {
-        PanelTensor { format: self.format, n: self.n, k: self.k, tiles }
-    }
-
-    /// Input channel `k` of every row, `[N]`.
-    fn channel(&self, k: usize, out: &mut Vec<f32>) {
-        let bytes = layout::panel_layout(self.format, self.k).bytes;
-        for (p, panel) in self.bytes.chunks_exact(bytes).enumerate() {
-            let panel = layout::Panel::new(self.format, self.k, panel);
-            let rows = (self.n - p * layout::PANEL_ROWS).min(layout::PANEL_ROWS);
-            out.extend((0..rows).map(|r| panel.weight(r, k)));
-        }
-    }
-}
-
 struct Importer<'a> {
     source: &'a dyn ModelSource,
     options: &'a ImportOptions,
@@ -155,8 +117,8 @@ pub fn import(
     }
     let writer = PackedWriter::create(out, packing)?;
     let mut importer = Importer { source, options, progress, writer, done: 0, total };
-    let mut calibrator = match &options.calibrate {
-        Some(text) => Some(Calibrator::new(source, text, options)?),
+    let mut pass = match &options.calibrate {
+        Some(text) => Some(FloatPass::new(source, text, options.calibration_tokens, options.threads, &options.cancel)?),
         None => None,
     };
     importer.linear(TensorName::Embed, TensorName::Embed, embed)?;
@@ -168,8 +130,10 @@ pub fn import(
         {
             importer.vector(TensorName::Layer(layer, t))?;
         }
-        if let Some(calibrator) = &mut calibrator {
-            layers.push(calibrator.layer(layer, &mut importer.writer)?);
+        if let Some(pass) = &mut pass {
+            let mut calibrate = Calibrate { config: &config, writer: &mut importer.writer, linears: Vec::new() };
+            pass.layer(layer, &mut calibrate)?;
+            layers.extend(<[LinearCalibration; 4]>::try_from(calibrate.linears));
         }
         for kind in LinearKind::ALL {
             let name = TensorName::Layer(layer, kind.tensor());
@@ -180,7 +144,7 @@ pub fn import(
     if let Some(rows) = head_rows {
         importer.linear(TensorName::Head, rows, head)?;
     }
-    let calibration = calibrator.map(|c| Calibration { tokens: c.tokens() as u64, layers });
+    let calibration = pass.map(|pass| Calibration { tokens: pass.tokens() as u64, layers });
     if options.cancel.is_cancelled() {
         return Err(RuntimeError::Cancelled);
     }
@@ -225,215 +189,38 @@ impl Importer<'_> {
     }
 }
 
-fn block_rows(k: usize) -> usize {
-    (BLOCK_BYTES / 4 / k.max(1) / layout::PANEL_ROWS).max(1) * layout::PANEL_ROWS
+/// Calibrates each linear and writes the rows of its hot channels.
+struct Calibrate<'a> {
+    config: &'a DecoderConfig,
+    writer: &'a mut PackedWriter,
+    linears: Vec<LinearCalibration>,
 }
 
-fn shape(source: &dyn ModelSource, name: TensorName) -> Result<(usize, usize), RuntimeError> {
-    source.shape(name).ok_or_else(|| RuntimeError::Schedule(format!("the model to import has no tensor `{name}`")))
-}
-
-fn read_vector(source: &dyn ModelSource, name: TensorName) -> Result<Vec<f32>, RuntimeError> {
-    let mut out = Vec::new();
-    source.read_rows(name, 0..1, &mut out)?;
-    finite(&out, name)?;
-    Ok(out)
-}
-
-fn finite(values: &[f32], name: TensorName) -> Result<(), RuntimeError> {
-    let layer = if let TensorName::Layer(layer, _) = name { layer } else { LayerIdx(0) };
-    calibrate::check_finite(values, layer, &format!("tensor `{name}`"))
-}
-
-/// The float forward pass over the calibration text, one layer at a time.
-struct Calibrator<'a> {
-    source: &'a dyn ModelSource,
-    config: DecoderConfig,
-    rope: Arc<RopeTable>,
-    pool: Pool,
-    kernels: &'static Kernels,
-    /// Residual stream of all windows, `[tokens, hidden_size]`.
-    x: Vec<f32>,
-    windows: Vec<usize>,
-    scratch: LinearScratch,
-    cancel: CancelToken,
-}
-
-impl<'a> Calibrator<'a> {
-    fn new(source: &'a dyn ModelSource, text: &str, options: &ImportOptions) -> Result<Self, RuntimeError> {
-        let config = source.config().clone();
-        let ids = match Tokenizer::new(source.tokenizer())? {
-            Some(tokenizer) => tokenizer.encode(text, Special::Plain)?,
-            // A model without text (random weights): any tokens show the range of its activations.
-            None => {
-                (0..1024u32).map(|i| coexec_model::TokenId(i.wrapping_mul(2_654_435_761) % config.vocab_size)).collect()
-            }
-        };
-        let ids = &ids[..ids.len().min(options.calibration_tokens)];
-        if ids.is_empty() {
-            return Err(RuntimeError::EmptyPrompt);
-        }
-        let window = WINDOW_TOKENS.min(config.max_position_embeddings as usize);
-        let windows: Vec<usize> = ids.chunks(window).map(<[_]>::len).collect();
-        let mut x = Vec::with_capacity(ids.len() * config.hidden_size as usize);
-        let mut row = Vec::new();
-        for (i, id) in ids.iter().enumerate() {
-            let first_of_window = i % window == 0;
-            let id = config.bos_token_id.filter(|_| first_of_window).map_or(id.0, |bos| bos.0) as usize;
-            source.read_rows(TensorName::Embed, id..id + 1, &mut row)?;
-            x.extend_from_slice(&row);
-        }
-        let threads = if options.threads > 0 {
-            options.threads
-        } else {
-            std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-        };
-        let rope = Arc::new(RopeTable::new(&config, window)?);
-        tracing::info!(tokens = ids.len(), windows = windows.len(), "calibrating");
-        Ok(Self {
-            source,
-            config,
-            rope,
-            pool: Pool::new(threads),
-            kernels: Kernels::detect(),
-            x,
-            windows,
-            scratch: LinearScratch::default(),
-            cancel: options.cancel.clone(),
-        })
-    }
-
-    fn tokens(&self) -> usize {
-        self.windows.iter().sum()
-    }
-
-    fn optional(&self, layer: LayerIdx, t: LayerTensor) -> Result<Option<Vec<f32>>, RuntimeError> {
-        let name = TensorName::Layer(layer, t);
-        self.source.shape(name).map(|_| read_vector(self.source, name)).transpose()
-    }
-
-    /// Runs one layer over the whole text; writes hot rows, returns the calibration of its linears.
-    fn layer(&mut self, layer: LayerIdx, writer: &mut PackedWriter) -> Result<[LinearCalibration; 4], RuntimeError> {
-        let _span = tracing::debug_span!("calibrate", layer = layer.0).entered();
-        let vector = |t| read_vector(self.source, TensorName::Layer(layer, t));
-        let (attn_norm, ffn_norm) = (vector(LayerTensor::AttnNorm)?, vector(LayerTensor::FfnNorm)?);
-        let bias = self.optional(layer, LayerTensor::QkvBias)?;
-        let (q_norm, k_norm) = (self.optional(layer, LayerTensor::QNorm)?, self.optional(layer, LayerTensor::KNorm)?);
-        let config = self.config.clone();
-        let view = LayerView {
-            config: &config,
-            rope: Arc::clone(&self.rope),
-            attn_norm: &attn_norm,
-            qkv_bias: bias.as_deref(),
-            q_norm: q_norm.as_deref(),
-            k_norm: k_norm.as_deref(),
-            ffn_norm: &ffn_norm,
-        };
-        let (mut input, mut output) = (Vec::new(), Vec::new());
-        view.attn_in(&self.ctx(), &self.x, &mut input)?;
-        let qkv = self.linear(layer, LinearKind::Qkv, &mut input, &mut output, writer)?;
-        self.attention(&view, &output, &mut input)?;
-        let o = self.linear(layer, LinearKind::O, &mut input, &mut output, writer)?;
-        coexec_cpu::add_assign(&mut self.x, &output)?;
-        view.ffn_in(&self.ctx(), &self.x, &mut input)?;
-        let gate_up = self.linear(layer, LinearKind::GateUp, &mut input, &mut output, writer)?;
-        view.act(&self.ctx(), &output, &mut input)?;
-        let down = self.linear(layer, LinearKind::Down, &mut input, &mut output, writer)?;
-        coexec_cpu::add_assign(&mut self.x, &output)?;
-        calibrate::check_finite(&self.x, layer, "the output on the calibration text")?;
-        Ok([qkv, o, gate_up, down])
-    }
-
-    fn ctx(&self) -> Ctx<'_> {
-        Ctx { kernels: self.kernels, pool: &self.pool, lanes: self.pool.threads() }
-    }
-
-    /// Attention of every window: `qkv` `[tokens, qkv_size]` → `out` `[tokens, q_size]`.
-    fn attention(&self, view: &LayerView<'_>, qkv: &[f32], out: &mut Vec<f32>) -> Result<(), RuntimeError> {
-        let width = self.config.qkv_size();
-        let (mut buffers, mut rows) = (QkvBuffers::default(), Vec::new());
-        out.clear();
-        let mut first = 0;
-        for tokens in &self.windows {
-            let mut kv = KvCache::with_layers(&self.config, KvDtype::F32, 1);
-            kv.reserve(*tokens);
-            view.kv_write(&self.ctx(), &qkv[first * width..(first + tokens) * width], 0, &kv, 0, &mut buffers)?;
-            view.attend(&self.ctx(), &buffers.q, 0, &kv, 0, &mut rows)?;
-            out.extend_from_slice(&rows);
-            first += tokens;
-        }
-        Ok(())
-    }
-
-    /// One linear in float: `output` = W·`input`; calibrates from both. `input` is clipped afterwards.
-    fn linear(
-        &mut self,
-        layer: LayerIdx,
-        kind: LinearKind,
-        input: &mut [f32],
-        output: &mut Vec<f32>,
-        writer: &mut PackedWriter,
-    ) -> Result<LinearCalibration, RuntimeError> {
-        let weights = self.load(TensorName::Layer(layer, kind.tensor()))?;
-        let tokens = input.len() / weights.k;
-        output.resize(tokens * weights.n, 0.0);
-        let mut scratch = std::mem::take(&mut self.scratch);
-        coexec_cpu::linear(&self.ctx(), &weights.panels(&weights.tiles()), input, tokens, output, &mut scratch)?;
-        let mut calibration = calibrate::calibrate_input(input, weights.k);
-        calibrate::clip(input, calibration.input_scale);
-        let mut seen_by_npu = vec![0.0; output.len()];
-        coexec_cpu::linear(
-            &self.ctx(),
-            &weights.panels(&weights.tiles()),
-            input,
-            tokens,
-            &mut seen_by_npu,
-            &mut scratch,
-        )?;
-        self.scratch = scratch;
-        calibration.output_scales = calibrate::output_scales(&seen_by_npu, &self.config.linear_parts(kind));
+impl Watcher for Calibrate<'_> {
+    fn linear(&mut self, l: WatchedLinear<'_>) -> Result<(), RuntimeError> {
+        let (weights, mut input) = (l.weights, l.input.to_vec());
+        let mut calibration = calibrate::calibrate_input(&input, weights.k);
+        calibrate::clip(&mut input, calibration.input_scale);
+        let mut seen_by_npu = Vec::new();
+        weights.multiply(&l.ctx, &input, &mut seen_by_npu, l.scratch)?;
+        calibration.output_scales = calibrate::output_scales(&seen_by_npu, &self.config.linear_parts(l.kind));
         let mut hot = Vec::new();
         for channel in &calibration.hot_channels {
             weights.channel(*channel as usize, &mut hot);
         }
         if !hot.is_empty() {
-            writer.rows_f16(
-                TensorName::Layer(layer, kind.hot_rows()),
-                calibration.hot_channels.len(),
-                weights.n,
-                &hot,
-            )?;
+            let (name, channels) = (TensorName::Layer(l.layer, l.kind.hot_rows()), calibration.hot_channels.len());
+            self.writer.rows_f16(name, channels, weights.n, &hot)?;
         }
         tracing::debug!(
-            %kind,
+            layer = l.layer.0,
+            kind = %l.kind,
             scale = calibration.input_scale,
             hot = calibration.hot_channels.len(),
             importance = calibration.importance,
             "calibrated"
         );
-        Ok(calibration)
-    }
-
-    fn load(&self, name: TensorName) -> Result<MemoryTensor, RuntimeError> {
-        let (n, k) = shape(self.source, name)?;
-        let format = WeightFormat::F32;
-        let panel_bytes = layout::panel_layout(format, k).bytes;
-        let mut bytes = AlignedBytes::zeroed(panel_bytes * layout::panels(n));
-        let mut rows = Vec::new();
-        let mut panels = bytes.as_mut_slice().chunks_exact_mut(panel_bytes);
-        for first in (0..n).step_by(block_rows(k)) {
-            if self.cancel.is_cancelled() {
-                return Err(RuntimeError::Cancelled);
-            }
-            self.source.read_rows(name, first..n.min(first + block_rows(k)), &mut rows)?;
-            finite(&rows, name)?;
-            for panel_rows in rows.chunks(layout::PANEL_ROWS * k) {
-                let views: Vec<&[f32]> = panel_rows.chunks_exact(k).collect();
-                if let Some(panel) = panels.next() {
-                    layout::pack_panel(format, k, &views, panel);
-                }
-            }
-        }
-        Ok(MemoryTensor { format, n, k, bytes })
+        self.linears.push(calibration);
+        Ok(())
     }
 }

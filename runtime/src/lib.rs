@@ -14,6 +14,7 @@ pub mod draft;
 pub mod engine;
 pub mod error;
 pub mod eval;
+pub mod float_pass;
 pub mod generate;
 pub mod import;
 pub mod kv;

@@ -8,13 +8,14 @@ use crate::{
     Bindings, Completion, GraphId, Manifest, NpuBuffer, NpuContext, NpuDevice, NpuError, QnnDevice, QnnOptions,
     qnn::{LibraryInfo, Target},
 };
+use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
     fs::File,
     io::{self, BufReader, Read, Write},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, mpsc},
+    sync::Arc,
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -134,7 +135,7 @@ struct Server {
 
 /// The thread of a context. It ends when nobody can send any more.
 struct Worker {
-    jobs: mpsc::Sender<Job>,
+    jobs: Sender<Job>,
     thread: JoinHandle<()>,
 }
 
@@ -182,7 +183,7 @@ impl Server {
     }
 
     fn load(&mut self, id: u64, context: u64, manifest: Box<Manifest>, bytes: Vec<u8>) -> Result<(), FrameError> {
-        let (jobs, queue) = mpsc::channel();
+        let (jobs, queue) = crossbeam_channel::unbounded();
         let (device, out) = (Arc::clone(&self.device), Arc::clone(&self.out));
         let work = move || {
             let loaded = guarded(|| device.load(&bytes, &manifest));
@@ -226,7 +227,7 @@ struct Context<'a> {
 }
 
 impl Context<'_> {
-    fn run(&mut self, id: u64, queue: &mpsc::Receiver<Job>) {
+    fn run(&mut self, id: u64, queue: &Receiver<Job>) {
         let memory_bytes = self.context.memory_bytes();
         let versions = self.context.qnn_versions();
         self.out.send(id, Answer::Loaded { memory_bytes, versions }, &[]);
