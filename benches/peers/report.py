@@ -46,9 +46,8 @@ def _table(header, rows):
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
-def _limit(rows, unit):
-    """The machine's rate in `unit` with all threads, times 1e9; the best of what was measured."""
-    lines = [line for row in rows if row["kind"] == "limits" for line in row["limits"]["limits"]]
+def _limit(lines, unit):
+    """The machine's rate in `unit` with all threads, times 1e9: the best of what `coexec bench --limits` found."""
     return max((line["all_threads"] * 1e9 for line in lines if line["unit"] == unit), default=None)
 
 
@@ -59,14 +58,19 @@ def markdown(path):
         if row["kind"] == "machine":
             parts = [f"{row['cpu']}, {row['system']}; {row['time'][:10]}.\n"]
     sizes = {(r["shape"], r["pair"], r["engine"]): r for r in rows if r["kind"] == "bytes"}
-    bandwidth, peak = _limit(rows, "GB/s"), _limit(rows, "GOP/s")
-    samples = collections.defaultdict(list)
+    samples, limits = collections.defaultdict(list), collections.defaultdict(list)
     for row in rows:
         if row["kind"] == "speed" and row["quiet"]:
             rates = [row["tokens"] * 1e9 / ns for ns in row["ns"]]
             samples[row["shape"], row["pair"], row["test"], row["engine"]] += rates
+            size = sizes.get((row["shape"], row["pair"], "coexec"))
+            if row["engine"] == "coexec" and size and "limits" in row:
+                # Decode reads every weight once per token, prefill multiplies by every weight of the linears.
+                unit, cost = ("GB/s", size["bytes"]) if row["test"].startswith("tg") else ("GOP/s", size["ops"])
+                limit = _limit(row["limits"], unit) / cost
+                limits[row["shape"], row["pair"], row["test"]] += [(limit, rate / limit) for rate in rates]
     header = ["shape, ours/theirs, test", "coexec best", "median", "llama.cpp best", "median", "ratio best", "ratio median",
-              "MB per token", "theirs", "limit tok/s", "of it", "samples"]
+              "MB per token", "theirs", "limit tok/s", "of it", "median", "samples"]
     body = []
     for shape, pair, test in dict.fromkeys(key[:3] for key in samples):
         ours, theirs = (samples.get((shape, pair, test, e), []) for e in ("coexec", "llama.cpp"))
@@ -75,13 +79,12 @@ def markdown(path):
         best, median = (f(ours) / f(theirs) for f in (max, statistics.median))
         size = [sizes.get((shape, pair, e), {}) for e in ("coexec", "llama.cpp")]
         decode = test.startswith("tg")
-        # Decode reads every weight once per token, prefill multiplies by every weight of the linears.
-        rate, cost = (bandwidth, size[0].get("bytes")) if decode else (peak, size[0].get("ops"))
-        limit = rate / cost if rate and cost else None
+        limit = limits[shape, pair, test]
         mb = [f"{s['bytes'] / 1e6:.0f}" if decode and s else "–" for s in size]
         body.append([f"{shape} {pair} {test}"] + [f"{f(s):.1f}" for s in (ours, theirs) for f in (max, statistics.median)]
-                    + [f"{best:.2f}", f"{median:.2f}", *mb, f"{limit:.0f}" if limit else "–"]
-                    + [f"{100 * max(ours) / limit:.0f} %" if limit else "–", f"{len(ours)}+{len(theirs)}"])
+                    + [f"{best:.2f}", f"{median:.2f}", *mb, f"{max(l[0] for l in limit):.0f}" if limit else "–"]
+                    + [f"{100 * f(l[1] for l in limit):.0f} %" if limit else "–" for f in (max, statistics.median)]
+                    + [f"{len(ours)}+{len(theirs)}"])
     if body:
         parts.append(_table(header, body))
     noisy = sum(r["kind"] == "speed" and not r["quiet"] for r in rows)

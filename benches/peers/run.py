@@ -100,6 +100,12 @@ class Log:
         self.file.flush()
 
 
+def limits(args):
+    """What the machine can do, by `coexec bench --limits`."""
+    command = [args.coexec, "bench", "--limits", "-o", "json", "-t", str(args.threads)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
 def quiet_samples(args, log, key, engine, tokens, measure):
     """Runs `measure` until a run was quiet (at most args.tries times); logs every sample, noisy ones marked."""
     for _ in range(args.tries):
@@ -141,6 +147,8 @@ def run(args):
                     if time.monotonic() > args.deadline:
                         print("out of time: go on with --append and --only")
                         return
+                    # Shared memory's bandwidth wanders: every round has its own limit.
+                    key["limits"] = limits(args)["limits"]
                     ours_run = lambda: coexec_bench(args, ours, test, once)
                     theirs_run = lambda: [peer.sample(prompt, gen, depth) for _ in range(once)]
                     quiet_samples(args, log, key, "coexec", prompt + gen, ours_run)
@@ -203,11 +211,7 @@ def sizes(args):
             if ours.exists() and theirs.exists():
                 log.row(kind="bytes", shape=shape, pair=pair, engine="coexec", **report.coexec_size(args.coexec, ours))
                 log.row(kind="bytes", shape=shape, pair=pair, engine="llama.cpp", bytes=report.gguf_bytes(theirs))
-    limits = subprocess.run([args.coexec, "bench", "--limits", "-o", "json"], capture_output=True, text=True)
-    if limits.returncode == 0:
-        log.row(kind="limits", limits=json.loads(limits.stdout))
-    else:
-        print("no `coexec bench --limits`: the table has no column of the machine's limit")
+    log.row(kind="limits", limits=limits(args))
 
 
 # ---------------------------------------------------------------- agreement
