@@ -28,6 +28,7 @@ pub mod session;
 pub mod shadow;
 pub mod stats;
 pub mod text;
+pub mod transform;
 pub mod weights;
 
 pub use engine::Engine;

@@ -4,8 +4,16 @@ use super::shared::read_text;
 use clap::Args;
 use coexec::{
     CancelToken,
-    model::{WeightFormat, packed::PackedSummary, random, source},
-    runtime::import::{ImportOptions, ImportProgress},
+    model::{
+        WeightFormat,
+        packed::PackedSummary,
+        random,
+        source::{self, transform::outliers::with_outliers},
+    },
+    runtime::{
+        import::{ImportOptions, ImportProgress},
+        transform::{self, WatchedText},
+    },
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
@@ -21,6 +29,9 @@ pub(crate) struct ImportArgs {
     /// Calibrate on this text: static scales and outlier channels, which the NPU needs
     #[arg(long, value_name = "TEXT")]
     calibrate: Option<PathBuf>,
+    /// For tests: an equivalent model with activation outliers like those of large models, drawn by this seed
+    #[arg(long, hide = true, requires = "calibrate", value_name = "SEED")]
+    outliers: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -81,7 +92,13 @@ impl PackArgs {
 pub(crate) fn import(args: &ImportArgs, cancel: &CancelToken) -> anyhow::Result<()> {
     let text = args.calibrate.as_deref().map(read_text).transpose()?;
     let source = source::open(&args.source)?;
-    pack(&*source, &args.out, &args.common.options(text, cancel))
+    let options = args.common.options(text, cancel);
+    if let (Some(seed), Some(text)) = (args.outliers, &options.calibrate) {
+        let (max_tokens, threads, cancel) = (options.calibration_tokens, options.threads, cancel.clone());
+        let rare = transform::rare_neurons(&*source, &WatchedText { text, max_tokens, threads, cancel })?;
+        return pack(&with_outliers(&*source, seed, &rare)?, &args.out, &options);
+    }
+    pack(&*source, &args.out, &options)
 }
 
 pub(crate) fn random_model(args: &RandomModelArgs, cancel: &CancelToken) -> anyhow::Result<()> {

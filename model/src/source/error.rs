@@ -117,6 +117,14 @@ pub enum SourceError {
         /// Row in the file's order.
         row: usize,
     },
+    /// A model cannot be transformed as asked.
+    #[error("{transform}: {reason}")]
+    Transform {
+        /// Which transform.
+        transform: &'static str,
+        /// What does not fit, where, and what to do.
+        reason: String,
+    },
     /// The packed file that is the source cannot be read.
     #[error(transparent)]
     Packed(#[from] crate::packed::PackedError),

@@ -21,6 +21,7 @@ pub mod hf;
 pub(crate) mod parts;
 mod settings;
 mod store;
+pub mod transform;
 
 pub use encoding::Encoding;
 #[cfg(test)]
@@ -72,6 +73,39 @@ pub trait ModelSource: Send + Sync {
     /// One line for people: format, path, architecture, size, element type.
     fn describe(&self) -> String;
 }
+
+macro_rules! source_behind_a_pointer {
+    ($pointer:ty) => {
+        impl<T: ModelSource + ?Sized> ModelSource for $pointer {
+            fn config(&self) -> &DecoderConfig {
+                (**self).config()
+            }
+            fn tokenizer(&self) -> &TokenizerData {
+                (**self).tokenizer()
+            }
+            fn shape(&self, name: TensorName) -> Option<(usize, usize)> {
+                (**self).shape(name)
+            }
+            fn read_rows(&self, name: TensorName, rows: Range<usize>, out: &mut Vec<f32>) -> Result<(), SourceError> {
+                (**self).read_rows(name, rows, out)
+            }
+            fn read_q4_0_rows(
+                &self,
+                name: TensorName,
+                rows: Range<usize>,
+                out: &mut Vec<Vec<Q4sGroup>>,
+            ) -> Result<bool, SourceError> {
+                (**self).read_q4_0_rows(name, rows, out)
+            }
+            fn describe(&self) -> String {
+                (**self).describe()
+            }
+        }
+    };
+}
+
+source_behind_a_pointer!(&T);
+source_behind_a_pointer!(Box<T>);
 
 /// Opens a model: a directory is a Hugging Face checkpoint, a file is GGUF.
 ///
