@@ -110,6 +110,14 @@ impl Packed {
         Self { _dir: dir, path }
     }
 
+    /// A file that `write` leaves at the path that it is given.
+    pub(crate) fn written(write: impl FnOnce(&Path)) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("model.coexec");
+        write(&path);
+        Self { _dir: dir, path }
+    }
+
     pub(crate) fn import(model: &Path, weights: WeightFormat, calibrate: Option<String>) -> Self {
         let source = source::open(model).unwrap_or_else(|e| panic!("{}: {e}", model.display()));
         Self::of(&*source, weights, calibrate)

@@ -1,9 +1,9 @@
 //! For tests only: a model that computes the same, with activation outliers like those of large models, which small ones
 //! lack.
 //!
-//! *Constant*: a few channels (under 3 %) of the input of every linear are 8 … 64 times as large on every token, and the
-//! linear's weights of these channels as much smaller: [`ChannelScales`] with random factors. For the residual stream they are
-//! the same channels in every layer, as in real models. A scale per channel undoes them.
+//! *Constant*: 2 % of the input channels of every linear are 8 … 64 times as large on every token, and the linear's weights
+//! of these channels as much smaller: [`ChannelScales`] with random factors. Behind the norms they are the same channels in
+//! every layer, as in real models, and such whose gains are wide. A scale per channel undoes them.
 //!
 //! *Token-gated*: neurons of the feed-forward part that fire on few tokens ([`RareNeuron`], found with
 //! `coexec_runtime::transform::rare_neurons`) are copied three times, louder: one copy writes its column of the down
@@ -17,15 +17,18 @@
 use super::{ChannelScales, Random, Scaled, check_rows};
 use crate::quant::Q4sGroup;
 use crate::source::{ModelSource, SourceError};
-use crate::{DecoderConfig, LayerTensor, LinearKind, TensorName, TokenizerData};
+use crate::{DecoderConfig, LayerIdx, LayerTensor, LinearKind, TensorName, TokenizerData};
 use std::ops::Range;
 
 /// Share of a linear's channels that are constant outliers; at least one is, and [`MOST_CHANNELS`] at most.
-const CHANNEL_SHARE: f64 = 0.015;
+const CHANNEL_SHARE: f64 = 0.02;
 /// Most constant outlier channels of a linear.
 const MOST_CHANNELS: usize = 8;
-/// Constant outliers are 2^3 … 2^6 times as large.
-const LOG2_FACTORS: Range<f64> = 3.0..6.0;
+/// Behind a norm, and in rare neurons: 8 … 64 times.
+const STREAM_LOG2_FACTORS: Range<f64> = 3.0..6.0;
+/// In the inputs of the output and down projections: 8 … 32 times. V and up carry the factor in their own *outputs*, for
+/// which an NPU has one encoding: more than this costs accuracy there that no treatment of inputs brings back.
+const INNER_LOG2_FACTORS: Range<f64> = 3.0..5.0;
 /// Share of a layer's neurons that are copied; at least one is, and [`MOST_RARE`] at most.
 const RARE_SHARE: f64 = 0.005;
 /// Most neurons that are copied per layer: their copies lie in one group of 32 inputs, so that every weight format rounds
@@ -59,24 +62,29 @@ pub fn with_outliers<S: ModelSource>(
 ) -> Result<Scaled<LoudNeurons<S>>, SourceError> {
     let mut random = Random::new(seed);
     let source = LoudNeurons::new(source, rare, &mut random)?;
-    let scales = constant_outliers(source.config(), source.loud, &mut random);
+    let stream = wide_channels(&source)?;
+    let scales = constant_outliers(source.config(), stream, source.loud, &mut random);
     Scaled::new(source, scales)
 }
 
 /// Scales that make constant outliers; the first `loud` inputs of the down projection are outliers already.
-fn constant_outliers(config: &DecoderConfig, loud: usize, random: &mut Random) -> ChannelScales {
-    let stream = draw(0..config.hidden_size as usize, random);
+fn constant_outliers(config: &DecoderConfig, stream: Vec<usize>, loud: usize, random: &mut Random) -> ChannelScales {
+    let stream = draw(stream, config.hidden_size as usize, random);
     let mut scales = ChannelScales::none(config);
     for layer in &mut scales.layers {
         for kind in LinearKind::ALL {
             let len = ChannelScales::len_of(config, kind);
             let channels = match kind {
                 LinearKind::Qkv | LinearKind::GateUp => stream.clone(),
-                LinearKind::O => draw(0..len, random),
-                LinearKind::Down => draw(loud..len, random),
+                LinearKind::O => draw((0..len).collect(), len, random),
+                LinearKind::Down => draw((loud..len).collect(), len, random),
+            };
+            let factors = match kind {
+                LinearKind::Qkv | LinearKind::GateUp => STREAM_LOG2_FACTORS,
+                LinearKind::O | LinearKind::Down => INNER_LOG2_FACTORS,
             };
             let mut s = vec![1.0; len];
-            channels.into_iter().for_each(|c| s[c] = 1.0 / factor(random));
+            channels.into_iter().for_each(|c| s[c] = 1.0 / factor(&factors, random));
             layer[kind.index()] = Some(s);
         }
     }
@@ -84,21 +92,31 @@ fn constant_outliers(config: &DecoderConfig, loud: usize, random: &mut Random) -
 }
 
 /// How much larger an outlier is.
-fn factor(random: &mut Random) -> f32 {
-    (LOG2_FACTORS.start + random.uniform() * (LOG2_FACTORS.end - LOG2_FACTORS.start)).exp2() as f32
+fn factor(log2: &Range<f64>, random: &mut Random) -> f32 {
+    (log2.start + random.uniform() * (log2.end - log2.start)).exp2() as f32
 }
 
-/// Different channels out of a range.
-fn draw(channels: Range<usize>, random: &mut Random) -> Vec<usize> {
-    let count = ((channels.len() as f64 * CHANNEL_SHARE) as usize).clamp(1, MOST_CHANNELS).min(channels.len());
-    let mut drawn = Vec::with_capacity(count);
-    while drawn.len() < count {
-        let channel = channels.start + (random.uniform() * channels.len() as f64) as usize;
-        if !drawn.contains(&channel) {
-            drawn.push(channel);
+/// As many of `channels` as are constant outliers among `len`.
+fn draw(mut channels: Vec<usize>, len: usize, random: &mut Random) -> Vec<usize> {
+    let count = ((len as f64 * CHANNEL_SHARE) as usize).clamp(1, MOST_CHANNELS).min(channels.len());
+    (0..count).map(|_| channels.swap_remove((random.uniform() * channels.len() as f64) as usize)).collect()
+}
+
+/// The quarter of the residual stream's channels with the widest gains over all norms: in trained models these become
+/// outliers.
+fn wide_channels(source: &dyn ModelSource) -> Result<Vec<usize>, SourceError> {
+    let c = source.config();
+    let (mut sums, mut gain) = (vec![0f32; c.hidden_size as usize], Vec::new());
+    for layer in 0..c.num_hidden_layers {
+        for norm in [LayerTensor::AttnNorm, LayerTensor::FfnNorm] {
+            source.read_rows(TensorName::Layer(LayerIdx(layer), norm), 0..1, &mut gain)?;
+            sums.iter_mut().zip(&gain).for_each(|(sum, g)| *sum += g.abs());
         }
     }
-    drawn
+    let mut channels: Vec<usize> = (0..sums.len()).collect();
+    channels.sort_by(|a, b| sums[*b].total_cmp(&sums[*a]));
+    channels.truncate(sums.len().div_ceil(4));
+    Ok(channels)
 }
 
 /// A neuron of the new model: a neuron of the inner one with its gate and up rows and its column of the down projection
@@ -144,7 +162,7 @@ impl<S: ModelSource> LoudNeurons<S> {
                     return refuse(format!("layer {l} has no neuron {} with gain {}", rare.neuron, rare.gain));
                 }
                 // Gate and up share the factor, so that neither's own output stands out as far as their product.
-                let root = (factor(random) * rare.gain.abs()).sqrt();
+                let root = (factor(&STREAM_LOG2_FACTORS, random) * rare.gain.abs()).sqrt();
                 let copy = |up, down| Neuron { of: rare.neuron, gate: root, up, down };
                 table.extend([copy(root, 1.0), copy(root / 2.0, -1.0), copy(root / 2.0, -1.0)]);
             }
