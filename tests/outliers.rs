@@ -153,9 +153,9 @@ struct Statistics {
     carriers: usize,
     channels: usize,
     layers: usize,
-    /// Largest |input| over the range of the scale.
+    /// Largest |input| over what makes it an outlier.
     largest: [f32; 4],
-    /// Channels that are outliers on 0.1 … 20 % of the tokens and then at least four times beyond the range.
+    /// Channels that are outliers on 0.1 … 20 % of the tokens and then at least four times beyond that.
     sometimes: usize,
 }
 
@@ -204,7 +204,7 @@ fn outliers_are_few_channels_as_in_large_models() {
         let per_token = s.per_token.map(|sum| sum / s.layers as f64);
         println!(
             "{}: outlier channels per token and layer {per_token:.2?} (sum {:.1}), {:.2} % of channels carry 80 %, \
-             largest {:.1?} ranges, {} channels sometimes",
+             largest {:.1?} thresholds, {} channels sometimes",
             source.describe(),
             per_token.iter().sum::<f64>(),
             100.0 * s.carriers as f64 / s.channels as f64,
