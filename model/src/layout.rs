@@ -16,7 +16,10 @@
 //! 16 rows. Group scales of `q4`: byte `i < 8` holds row `i` in the low and row `i + 8` in the high nibble.
 //! Every panel is a multiple of 64 bytes.
 
-use crate::{WeightFormat, quant};
+use crate::{
+    WeightFormat,
+    quant::{self, QuantRow, Quantizer},
+};
 use half::f16;
 
 /// Output rows of a panel.
@@ -123,46 +126,52 @@ pub fn pack_panel(format: WeightFormat, k: usize, rows: &[&[f32]], out: &mut [u8
                     out[at..at + 2].copy_from_slice(&f16::from_f32(*v).to_le_bytes());
                 }
             }
-            WeightFormat::Q8 => {
-                let q = quant::q8_row(row);
-                for (i, code) in q.codes.iter().enumerate() {
-                    out[q8_index(r, i)] = *code as u8;
+            WeightFormat::Q8 | WeightFormat::Q4 | WeightFormat::Q4s => {
+                if let Some(row) = QuantRow::new(format, Quantizer::Absmax, row, None) {
+                    put_row(&layout, r, &row, out);
                 }
-                put_f32(out, layout.channel_scales + r * 4, q.scale);
-            }
-            WeightFormat::Q4s => {
-                for (g, group) in row.chunks(GROUP).enumerate() {
-                    let q = quant::q4s_group(group);
-                    put_nibbles(out, r, g, &q.codes);
-                    let at = layout.group_scales + (g * PANEL_ROWS + r) * 2;
-                    out[at..at + 2].copy_from_slice(&q.scale.to_le_bytes());
-                }
-            }
-            WeightFormat::Q4 => {
-                let q = quant::q4_row(row);
-                for (g, codes) in q.codes.chunks(GROUP).enumerate() {
-                    put_nibbles(out, r, g, codes);
-                    out[layout.group_scales + g * 8 + r % 8] |= q.group_scales[g] << if r < 8 { 0 } else { 4 };
-                }
-                put_f32(out, layout.channel_scales + r * 4, q.scale);
             }
         }
     }
 }
 
-/// Writes one `q4s` panel from GGUF `Q4_0` blocks, bit for bit: per row, per group, a scale and codes −8…7.
+/// Writes one panel from at most 16 rows of codes and scales, bit for bit.
 ///
 /// # Panics
-/// When `out` has the wrong length or there are more than 16 rows.
-pub fn pack_q4s_codes(k: usize, rows: &[Vec<quant::Q4sGroup>], out: &mut [u8]) {
-    let layout = panel_layout(WeightFormat::Q4s, k);
+/// When `out` has the wrong length, there are more than 16 rows, or a row has another format or length.
+pub fn pack_codes(format: WeightFormat, k: usize, rows: &[QuantRow], out: &mut [u8]) {
+    let layout = panel_layout(format, k);
     assert!(rows.len() <= PANEL_ROWS && out.len() == layout.bytes);
-    out[..layout.group_scales].fill(0x88);
+    assert!(rows.iter().all(|row| row.format() == format && row.fits(k)));
+    if matches!(format, WeightFormat::Q4 | WeightFormat::Q4s) {
+        out[..layout.group_scales].fill(0x88);
+    }
     for (r, row) in rows.iter().enumerate() {
-        for (g, q) in row.iter().enumerate() {
-            put_nibbles(out, r, g, &q.codes);
-            let at = layout.group_scales + (g * PANEL_ROWS + r) * 2;
-            out[at..at + 2].copy_from_slice(&q.scale.to_le_bytes());
+        put_row(&layout, r, row, out);
+    }
+}
+
+fn put_row(layout: &PanelLayout, r: usize, row: &QuantRow, out: &mut [u8]) {
+    match row {
+        QuantRow::Q8(q) => {
+            for (i, code) in q.codes.iter().enumerate() {
+                out[q8_index(r, i)] = *code as u8;
+            }
+            put_f32(out, layout.channel_scales + r * 4, q.scale);
+        }
+        QuantRow::Q4s(groups) => {
+            for (g, q) in groups.iter().enumerate() {
+                put_nibbles(out, r, g, &q.codes);
+                let at = layout.group_scales + (g * PANEL_ROWS + r) * 2;
+                out[at..at + 2].copy_from_slice(&q.scale.to_le_bytes());
+            }
+        }
+        QuantRow::Q4(q) => {
+            for (g, codes) in q.codes.chunks(GROUP).enumerate() {
+                put_nibbles(out, r, g, codes);
+                out[layout.group_scales + g * 8 + r % 8] |= q.group_scales[g] << if r < 8 { 0 } else { 4 };
+            }
+            put_f32(out, layout.channel_scales + r * 4, q.scale);
         }
     }
 }

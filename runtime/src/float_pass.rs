@@ -59,6 +59,31 @@ impl FloatTensor {
         Ok(Self { n, k, bytes })
     }
 
+    /// From rows of `k` weights.
+    #[must_use]
+    pub fn from_rows(rows: &[f32], k: usize) -> Self {
+        let n = rows.len().checked_div(k).unwrap_or(0);
+        let panel_bytes = layout::panel_layout(Self::FORMAT, k).bytes;
+        let mut bytes = AlignedBytes::zeroed(panel_bytes * layout::panels(n));
+        let panels = bytes.as_mut_slice().chunks_exact_mut(panel_bytes.max(1));
+        for (panel, rows) in panels.zip(rows.chunks(layout::PANEL_ROWS * k.max(1))) {
+            layout::pack_panel(Self::FORMAT, k, &rows.chunks_exact(k).collect::<Vec<_>>(), panel);
+        }
+        Self { n, k, bytes }
+    }
+
+    /// All rows, `[n, k]`.
+    #[must_use]
+    pub fn rows(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.n * self.k];
+        let panels = self.bytes.chunks_exact(layout::panel_layout(Self::FORMAT, self.k).bytes.max(1));
+        for (panel, rows) in panels.zip(out.chunks_mut(layout::PANEL_ROWS * self.k.max(1))) {
+            let panel = layout::Panel::new(Self::FORMAT, self.k, panel);
+            rows.chunks_exact_mut(self.k).enumerate().for_each(|(r, row)| panel.read_row(r, row));
+        }
+        out
+    }
+
     /// `y [m, n] = x [m, k] · Wᵀ`.
     ///
     /// # Errors
@@ -122,6 +147,24 @@ pub trait Watcher {
     fn linear(&mut self, linear: WatchedLinear<'_>) -> Result<(), RuntimeError>;
 }
 
+/// Several watchers, each seeing the output that those before it left.
+pub struct Watchers<'a>(pub &'a mut [&'a mut dyn Watcher]);
+
+impl std::fmt::Debug for Watchers<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Watchers({})", self.0.len())
+    }
+}
+
+impl Watcher for Watchers<'_> {
+    fn linear(&mut self, l: WatchedLinear<'_>) -> Result<(), RuntimeError> {
+        for watcher in self.0.iter_mut() {
+            watcher.linear(WatchedLinear { output: &mut *l.output, scratch: &mut *l.scratch, ..l })?;
+        }
+        Ok(())
+    }
+}
+
 /// The forward pass over windows of a text, one layer at a time.
 pub struct FloatPass<'a> {
     source: &'a dyn ModelSource,
@@ -170,8 +213,7 @@ impl<'a> FloatPass<'a> {
             source.read_rows(TensorName::Embed, id..id + 1, &mut row)?;
             x.extend_from_slice(&row);
         }
-        let threads =
-            if threads > 0 { threads } else { std::thread::available_parallelism().map_or(1, std::num::NonZero::get) };
+        let threads = self::threads(threads);
         let rope = Arc::new(RopeTable::new(&config, window)?);
         tracing::info!(tokens = ids.len(), windows = windows.len(), "float pass");
         Ok(Self {
@@ -232,7 +274,18 @@ impl<'a> FloatPass<'a> {
         calibrate::check_finite(&self.x, layer, "the output on the calibration text")
     }
 
-    fn ctx(&self) -> Ctx<'_> {
+    /// After the last layer: the head's input, `[tokens, hidden_size]`.
+    ///
+    /// # Errors
+    /// When the final norm's gain cannot be read.
+    pub fn head_input(&self) -> Result<Vec<f32>, RuntimeError> {
+        let gain = read_vector(self.source, TensorName::Norm)?;
+        let mut out = vec![0.0; self.x.len()];
+        coexec_cpu::rms_norm(&self.ctx(), &self.x, &gain, self.config.rms_norm_eps, &mut out)?;
+        Ok(out)
+    }
+
+    pub(crate) fn ctx(&self) -> Ctx<'_> {
         Ctx { kernels: self.kernels, pool: &self.pool, lanes: self.pool.threads() }
     }
 
@@ -269,6 +322,11 @@ impl<'a> FloatPass<'a> {
         self.scratch = scratch;
         Ok(())
     }
+}
+
+/// Threads to use when `threads` are asked for; 0 is one per core.
+pub(crate) fn threads(threads: usize) -> usize {
+    if threads > 0 { threads } else { std::thread::available_parallelism().map_or(1, std::num::NonZero::get) }
 }
 
 /// Rows of `k` weights that are read at a time.

@@ -5,11 +5,14 @@
 
 use crate::{
     RuntimeError, calibrate,
-    float_pass::{FloatPass, WatchedLinear, Watcher, block_rows, finite, read_vector, shape},
+    float_pass::{FloatPass, WatchedLinear, Watcher, Watchers, block_rows, finite, read_vector, shape, threads},
+    quantize::{Plan, Quantize},
 };
+use coexec_cpu::{Ctx, Kernels, Pool};
 use coexec_model::{
     Calibration, DecoderConfig, LayerIdx, LayerTensor, LinearCalibration, LinearKind, TensorName, WeightFormat,
     packed::{PackedOptions, PackedSummary, PackedWriter},
+    quant::{QuantRow, Quantizer},
     source::ModelSource,
 };
 use coexec_scheduler::CancelToken;
@@ -25,6 +28,8 @@ pub struct ImportOptions {
     /// How the head is stored, which every token reads whole; `None` is [`WeightFormat::for_head`]. A tied model gets a
     /// head of its own where this is another format than the embedding's.
     pub head: Option<WeightFormat>,
+    /// How codes and scales of linears and head are chosen; without a text, as well as weights by themselves allow.
+    pub quantizer: Quantizer,
     /// Text to calibrate on; without one the file runs on the CPU only.
     pub calibrate: Option<String>,
     /// Most tokens of that text to use.
@@ -45,6 +50,7 @@ impl Default for ImportOptions {
             weights: WeightFormat::Q8,
             embed: None,
             head: None,
+            quantizer: Quantizer::default(),
             calibrate: None,
             calibration_tokens: 4096,
             threads: 0,
@@ -85,6 +91,10 @@ struct Importer<'a> {
     options: &'a ImportOptions,
     progress: &'a mut dyn FnMut(ImportProgress),
     writer: PackedWriter,
+    quantize: Quantize<'a>,
+    /// For linears that `quantize` has not seen.
+    plan: Plan,
+    pool: Pool,
     done: u64,
     total: u64,
 }
@@ -116,12 +126,14 @@ pub fn import(
         packing.min_gain_percent = 101; // nothing gains more than everything
     }
     let writer = PackedWriter::create(out, packing)?;
-    let mut importer = Importer { source, options, progress, writer, done: 0, total };
+    let quantize = Quantize::new(source, options.weights, options.quantizer);
+    let (plan, pool) = (Plan::Rows(options.quantizer, None), Pool::new(threads(options.threads)));
+    let mut importer = Importer { source, options, progress, writer, quantize, plan, pool, done: 0, total };
     let mut pass = match &options.calibrate {
         Some(text) => Some(FloatPass::new(source, text, options.calibration_tokens, options.threads, &options.cancel)?),
         None => None,
     };
-    importer.linear(TensorName::Embed, TensorName::Embed, embed)?;
+    importer.linear(TensorName::Embed, TensorName::Embed, embed, None)?;
     let mut layers = Vec::new();
     for l in 0..config.num_hidden_layers {
         let layer = LayerIdx(l);
@@ -132,17 +144,23 @@ pub fn import(
         }
         if let Some(pass) = &mut pass {
             let mut calibrate = Calibrate { config: &config, writer: &mut importer.writer, linears: Vec::new() };
-            pass.layer(layer, &mut calibrate)?;
+            // Scales are those of what the quantised linears before give.
+            pass.layer(layer, &mut Watchers(&mut [&mut calibrate, &mut importer.quantize]))?;
             layers.extend(<[LinearCalibration; 4]>::try_from(calibrate.linears));
         }
         for kind in LinearKind::ALL {
             let name = TensorName::Layer(layer, kind.tensor());
-            importer.linear(name, name, options.weights)?;
+            let codes = importer.quantize.take(name);
+            importer.linear(name, name, options.weights, codes)?;
         }
     }
     importer.vector(TensorName::Norm)?;
     if let Some(rows) = head_rows {
-        importer.linear(TensorName::Head, rows, head)?;
+        importer.plan = match &pass {
+            Some(pass) if head.is_integer() => Plan::for_head(pass, options.quantizer)?,
+            _ => importer.plan,
+        };
+        importer.linear(TensorName::Head, rows, head, None)?;
     }
     let calibration = pass.map(|pass| Calibration { tokens: pass.tokens() as u64, layers });
     if options.cancel.is_cancelled() {
@@ -166,11 +184,22 @@ impl Importer<'_> {
         Ok(())
     }
 
-    /// Writes the tensor `name` out of the source's tensor `from`.
-    fn linear(&mut self, name: TensorName, from: TensorName, format: WeightFormat) -> Result<(), RuntimeError> {
+    /// Writes the tensor `name` out of the source's tensor `from`; `codes` are those of all its rows, where there are any.
+    fn linear(
+        &mut self,
+        name: TensorName,
+        from: TensorName,
+        format: WeightFormat,
+        codes: Option<Vec<QuantRow>>,
+    ) -> Result<(), RuntimeError> {
         let _span = tracing::debug_span!("pack", tensor = %name).entered();
         let (n, k) = shape(self.source, from)?;
         self.writer.begin(name, format, n, k)?;
+        if let Some(codes) = codes {
+            self.writer.push_codes(codes)?;
+            self.advance(n * k, name)?;
+            return Ok(self.writer.end()?);
+        }
         let block = block_rows(k);
         let (mut rows, mut groups) = (Vec::new(), Vec::new());
         for first in (0..n).step_by(block) {
@@ -181,7 +210,12 @@ impl Importer<'_> {
             } else {
                 self.source.read_rows(from, range, &mut rows)?;
                 finite(&rows, from)?;
-                self.writer.push_rows(&rows)?;
+                if format.is_integer() && self.options.quantizer != Quantizer::Absmax {
+                    let ctx = Ctx { kernels: Kernels::detect(), pool: &self.pool, lanes: self.pool.threads() };
+                    self.writer.push_codes(self.plan.quantize(&ctx, format, &mut rows, k))?;
+                } else {
+                    self.writer.push_rows(&rows)?;
+                }
             }
             self.advance(weights, name)?;
         }

@@ -23,6 +23,7 @@ pub mod model;
 pub mod npu;
 pub mod options;
 pub mod prefill;
+pub mod quantize;
 pub mod sampler;
 pub mod session;
 pub mod shadow;

@@ -7,6 +7,7 @@ use coexec::{
     model::{
         WeightFormat,
         packed::PackedSummary,
+        quant::Quantizer,
         random,
         source::{self, transform::outliers::with_outliers},
     },
@@ -62,6 +63,9 @@ struct PackArgs {
     /// embedding where the two differ
     #[arg(long, value_name = "FORMAT")]
     head: Option<WeightFormat>,
+    /// How codes and scales are chosen: absmax, mse (least squared error), or gptq (error feedback; with --calibrate)
+    #[arg(long, default_value_t, value_name = "NAME")]
+    quantizer: Quantizer,
     /// Compress nothing: a larger file, which is mapped in place and opens without decompressing anything
     #[arg(long)]
     raw: bool,
@@ -79,6 +83,7 @@ impl PackArgs {
             weights: self.weights,
             embed: self.embed,
             head: self.head,
+            quantizer: self.quantizer,
             raw: self.raw,
             calibrate,
             calibration_tokens: self.calibration_tokens,

@@ -1,7 +1,7 @@
 //! Writing a packed file, tensor by tensor, in bounded memory: two tiles of float rows per thread and nothing else.
 //!
 //! ```text
-//! create -> { begin -> push_rows* | push_q4_0_rows* -> end  |  vector  |  rows_f16  |  copy }* -> finish
+//! create -> { begin -> push_rows* | push_codes* -> end  |  vector  |  rows_f16  |  copy }* -> finish
 //! ```
 //!
 //! The bytes of the file depend on the calls, the zstd level and the zstd version, not on the number of threads. After any
@@ -17,7 +17,7 @@ use super::{
 use crate::{
     Calibration, DecoderConfig, TensorName, TokenizerData, WeightFormat,
     layout::{self, PANEL_ROWS},
-    quant::Q4sGroup,
+    quant::{Q4sGroup, QuantRow},
 };
 use half::f16;
 use std::{collections::HashSet, path::Path};
@@ -64,7 +64,7 @@ impl Default for PackedOptions {
 /// Rows of the open tensor that do not fill a batch yet.
 enum Pending {
     Floats(Vec<f32>),
-    Q4_0(Vec<Vec<Q4sGroup>>),
+    Codes(Vec<QuantRow>),
 }
 
 /// The tensor between `begin` and `end`.
@@ -145,10 +145,21 @@ impl PackedWriter {
     /// Adds rows of GGUF `Q4_0` groups to the open `q4s` tensor; scales and codes are stored bit for bit.
     ///
     /// # Errors
-    /// When no `q4s` tensor is open, it already got float rows, a row has another number of groups or codes than `k`
-    /// asks for, a code is outside −8…7, there are more than `n` rows, or the file cannot be written.
+    /// Those of [`Self::push_codes`].
     pub fn push_q4_0_rows(&mut self, rows: &[Vec<Q4sGroup>]) -> Result<(), PackedError> {
-        self.guarded(|w| w.push_group_rows(rows))
+        self.guarded(|w| {
+            w.push_code_rows(WeightFormat::Q4s, rows.iter().map(|row| QuantRow::Q4s(row.clone())).collect())
+        })
+    }
+
+    /// Adds rows of codes and scales to the open tensor, which has their format; they are stored bit for bit.
+    ///
+    /// # Errors
+    /// When no tensor of their format is open, it already got float rows, a row has another number of groups or codes than
+    /// `k` asks for, a code or a scale is out of range, there are more than `n` rows, or the file cannot be written.
+    pub fn push_codes(&mut self, rows: Vec<QuantRow>) -> Result<(), PackedError> {
+        let Some(format) = rows.first().map(QuantRow::format) else { return Ok(()) };
+        self.guarded(|w| w.push_code_rows(format, rows))
     }
 
     /// Ends the open tensor. The last panel is padded with zero rows.
@@ -344,7 +355,7 @@ impl PackedWriter {
         while !rows.is_empty() {
             let batch_elems = tile_elems.saturating_mul(self.options.threads);
             let Some(Open { pending: Pending::Floats(pending), .. }) = &mut self.open else {
-                return Err(self.misuse("float rows after Q4_0 rows"));
+                return Err(self.misuse("float rows after rows of codes"));
             };
             let now = (batch_elems - pending.len()).min(rows.len());
             pending.extend_from_slice(&rows[..now]);
@@ -395,64 +406,51 @@ impl PackedWriter {
         Ok(())
     }
 
-    fn push_group_rows(&mut self, rows: &[Vec<Q4sGroup>]) -> Result<(), PackedError> {
+    fn push_code_rows(&mut self, format: WeightFormat, rows: Vec<QuantRow>) -> Result<(), PackedError> {
         let Some(Open { entry, rows: first_row, pending, .. }) = &mut self.open else {
             return Err(self.misuse("rows without begin"));
         };
         if let Pending::Floats(floats) = pending
             && floats.is_empty()
             && *first_row == 0
-            && entry.format() == Some(WeightFormat::Q4s)
         {
-            *pending = Pending::Q4_0(Vec::new());
+            *pending = Pending::Codes(Vec::new());
         }
         let (entry, first_row) = (entry.clone(), *first_row);
-        if !matches!(pending, Pending::Q4_0(_)) {
-            return Err(
-                self.misuse(&format!("Q4_0 rows for `{}`, which is {} with float rows", entry.name, entry.kind))
-            );
+        if !matches!(pending, Pending::Codes(_)) || entry.format() != Some(format) {
+            let reason = format!("rows of {format} codes for `{}`, which is {} or got floats", entry.name, entry.kind);
+            return Err(self.misuse(&reason));
         }
-        for (i, row) in rows.iter().enumerate() {
-            let fits = row.len() == entry.k.div_ceil(layout::GROUP)
-                && row.iter().enumerate().all(|(g, group)| {
-                    group.codes.len() == layout::GROUP.min(entry.k - g * layout::GROUP)
-                        && group.codes.iter().all(|c| (-8..8).contains(c))
-                        && group.scale.is_finite()
-                });
-            if !fits {
-                let reason = format!(
-                    "row {}: needs finite scales and codes −8…7 in groups of {} for {} inputs",
-                    first_row + i,
-                    layout::GROUP,
-                    entry.k
-                );
-                return Err(PackedError::Tensor { file: self.label.clone(), tensor: entry.name, reason });
-            }
+        if let Some(i) = rows.iter().position(|row| row.format() != format || !row.fits(entry.k)) {
+            let reason = format!(
+                "row {}: needs finite scales and codes in range of {format} for {} inputs",
+                first_row + i,
+                entry.k
+            );
+            return Err(PackedError::Tensor { file: self.label.clone(), tensor: entry.name, reason });
         }
         self.count_rows(rows.len())?;
         let tile_rows = entry.rows_per_tile();
         for row in rows {
-            let Some(Open { pending: Pending::Q4_0(pending), .. }) = &mut self.open else { return Ok(()) };
-            pending.push(row.clone());
+            let Some(Open { pending: Pending::Codes(pending), .. }) = &mut self.open else { return Ok(()) };
+            pending.push(row);
             if pending.len() == tile_rows {
-                self.encode_groups()?;
+                self.encode_codes()?;
             }
         }
         Ok(())
     }
 
-    /// Packs the pending `Q4_0` rows, at most one tile of them.
-    fn encode_groups(&mut self) -> Result<(), PackedError> {
-        let Some(Open { entry, pending: Pending::Q4_0(pending), first, .. }) = &mut self.open else { return Ok(()) };
+    /// Packs the pending rows of codes, at most one tile of them.
+    fn encode_codes(&mut self) -> Result<(), PackedError> {
+        let Some(Open { entry, pending: Pending::Codes(pending), first, .. }) = &mut self.open else { return Ok(()) };
         let gain = codec::gain_after(*first, self.options.min_gain_percent);
         let (rows, k) = (std::mem::take(pending), entry.k);
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let panel_bytes = layout::panel_layout(WeightFormat::Q4s, k).bytes;
+        let Some(format) = rows.first().map(QuantRow::format) else { return Ok(()) };
+        let panel_bytes = layout::panel_layout(format, k).bytes;
         let mut raw = vec![0; layout::panels(rows.len()) * panel_bytes];
         for (panel, rows) in raw.chunks_mut(panel_bytes).zip(rows.chunks(PANEL_ROWS)) {
-            layout::pack_q4s_codes(k, rows, panel);
+            layout::pack_codes(format, k, rows, panel);
         }
         let tile = codec::encode(raw, self.options.zstd_level, gain)
             .map_err(|e| PackedError::io(self.out.path(), "compress a tile of", e))?;
@@ -499,7 +497,7 @@ impl PackedWriter {
         }
         match open.pending {
             Pending::Floats(_) => self.encode_floats()?,
-            Pending::Q4_0(_) => self.encode_groups()?,
+            Pending::Codes(_) => self.encode_codes()?,
         }
         self.release_tiles(1)?;
         if let Some(Open { mut entry, .. }) = self.open.take() {

@@ -125,7 +125,7 @@ fn misuse_is_reported_and_ends_the_writer() {
         ("row 1, column 39", |w| w.push_rows(&[[1.0; 79].as_slice(), &[f32::NAN]].concat())),
         ("after 2 of 3 rows", |w| w.push_rows(&[1.0; 80]).and_then(|()| w.end())),
         ("before the end of `embed`", |w| w.vector(TensorName::Norm, &[1.0])),
-        ("Q4_0 rows for `embed`, which is q8", |w| w.push_q4_0_rows(&[])),
+        ("q4s codes for `embed`, which is q8", |w| w.push_q4_0_rows(&[])),
         ("written twice", |w| {
             w.push_rows(&[1.0; 120]).and_then(|()| w.end()).and_then(|()| w.vector(TensorName::Embed, &[1.0]))
         }),

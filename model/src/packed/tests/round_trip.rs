@@ -5,7 +5,7 @@ use crate::{
     align::AlignedBytes,
     layout::{self, PANEL_ROWS},
     packed::TileData,
-    quant::Q4sGroup,
+    quant::{Q4sGroup, QuantRow, Quantizer},
 };
 use half::f16;
 
@@ -140,6 +140,35 @@ fn many_tiles_in_order_aligned_and_the_same_for_every_thread_count() {
                 assert_eq!(file.segment_range_bytes(entry).unwrap().start % (16 * 1024), 0);
             }
         }
+    }
+}
+
+#[test]
+fn pushed_codes_are_the_file_that_floats_give() {
+    let config = DecoderConfig { num_hidden_layers: 1, ..odd_config() };
+    let dir = tempfile::tempdir().unwrap();
+    for format in [WeightFormat::Q8, WeightFormat::Q4, WeightFormat::Q4s] {
+        let files = [false, true].map(|codes| {
+            let path = dir.path().join(format!("{format}-{codes}"));
+            let mut w = PackedWriter::create(&path, PackedOptions::default()).unwrap();
+            for shape @ (name, kind, n, k) in shapes(&config, None, format) {
+                match kind {
+                    TensorKind::Panels { format } if codes && format.is_integer() => {
+                        w.begin(name, format, n, k).unwrap();
+                        let values = values(seed(name), n * k);
+                        let rows =
+                            values.chunks_exact(k).map(|row| QuantRow::new(format, Quantizer::Absmax, row, None));
+                        let rows: Vec<_> = rows.map(Option::unwrap).collect();
+                        rows.chunks(7).for_each(|rows| w.push_codes(rows.to_vec()).unwrap());
+                        w.end().unwrap();
+                    }
+                    _ => write_tensor(&mut w, shape).unwrap(),
+                }
+            }
+            w.finish(&config, &TokenizerData::default(), None).unwrap();
+            std::fs::read(path).unwrap()
+        });
+        assert!(files[0] == files[1], "{format}");
     }
 }
 
