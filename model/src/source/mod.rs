@@ -18,6 +18,7 @@ mod encoding;
 mod error;
 pub mod gguf;
 pub mod hf;
+mod packed_ints;
 pub(crate) mod parts;
 mod settings;
 mod store;

@@ -4,6 +4,7 @@
 //! inside its file. Reading therefore cannot fail but for weights that are not finite.
 
 use super::encoding::{Encoding, q4_0_groups};
+use super::packed_ints::PackedInts;
 use super::parts::{Part, all_parts, parts_of};
 use super::{ModelSource, SourceError};
 use crate::mmap::Mapping;
@@ -12,6 +13,7 @@ use crate::{DecoderConfig, TensorName, TokenizerData};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A file of the model.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ pub(crate) struct RawTensor {
     pub(crate) shape: Vec<usize>,
     /// Element type; `Err` holds the file's name for a type that cannot be read.
     pub(crate) encoding: Result<Encoding, String>,
+    /// A linear of packed integers, which reads as `encoding`; the bytes are those of its codes.
+    pub(crate) packed: Option<Arc<PackedInts>>,
 }
 
 /// Where a part lies.
@@ -40,6 +44,7 @@ struct Located {
     file: usize,
     bytes: Range<usize>,
     encoding: Encoding,
+    packed: Option<Arc<PackedInts>>,
     rows: usize,
     cols: usize,
     /// Rotary rows (elements, for a vector) per head that are stored interleaved; 0 when the order is ours.
@@ -112,15 +117,15 @@ impl Store {
             })?;
             let size = encoding.row_bytes(cols).and_then(|b| b.checked_mul(rows));
             let inside = files.get(raw.file).is_some_and(|f| raw.bytes.end <= f.map.len());
-            if size != Some(raw.bytes.len()) || !inside {
+            if (raw.packed.is_none() && size != Some(raw.bytes.len())) || !inside {
                 let reason =
                     format!("tensor `{name}` of {rows} × {cols} {encoding} does not fit its {} bytes", raw.bytes.len());
                 return Err(SourceError::malformed(path, "tensor data", reason));
             }
             let heads = if naming.interleaved_qk { part.rotary_heads(&config) } else { 0 };
             let interleaved_head_dim = if heads == 0 { 0 } else { config.head_dim as usize };
-            let (file, bytes) = (raw.file, raw.bytes);
-            parts.insert(part, Located { name, file, bytes, encoding, rows, cols, interleaved_head_dim });
+            let (file, bytes, packed) = (raw.file, raw.bytes, raw.packed);
+            parts.insert(part, Located { name, file, bytes, encoding, packed, rows, cols, interleaved_head_dim });
         }
         let description = describe(format, naming.path, &config, &parts);
         Ok(Self { config, tokenizer, files, parts, description })
@@ -150,7 +155,10 @@ impl Store {
         let (located, file) = self.part(part, name)?;
         for row in rows {
             let start = out.len();
-            located.encoding.decode(self.row_bytes(located, file, row), out);
+            match &located.packed {
+                Some(ints) => ints.read_row(&|f| &self.files[f].map, located.file_row(row), out),
+                None => located.encoding.decode(self.row_bytes(located, file, row), out),
+            }
             if out[start..].iter().any(|v| !v.is_finite()) {
                 let (path, tensor) = (file.path.clone(), located.name.clone());
                 return Err(SourceError::NotFinite { path, tensor, row: located.file_row(row) });
@@ -225,14 +233,19 @@ impl ModelSource for Store {
         let plan = self.plan(name, rows)?;
         // All parts of the tensor, not only those of these rows: a tensor is lossless or it is not.
         for part in parts_of(&self.config, name).ok_or(SourceError::NoSuchTensor(name))? {
-            if part.is_vector() || self.part(part, name)?.0.encoding != Encoding::Q4_0 {
+            let located = self.part(part, name)?.0;
+            let exact = located.packed.as_ref().map_or(located.encoding == Encoding::Q4_0, |ints| ints.is_q4_0);
+            if part.is_vector() || !exact {
                 return Ok(false);
             }
         }
         for (part, rows) in plan {
             let (located, file) = self.part(part, name)?;
             for row in rows {
-                let groups = q4_0_groups(self.row_bytes(located, file, row));
+                let groups = match &located.packed {
+                    Some(ints) => ints.q4_0_groups(&|f| &self.files[f].map, located.file_row(row)),
+                    None => q4_0_groups(self.row_bytes(located, file, row)),
+                };
                 if groups.iter().any(|g| !g.scale.is_finite()) {
                     let (path, tensor) = (file.path.clone(), located.name.clone());
                     return Err(SourceError::NotFinite { path, tensor, row: located.file_row(row) });
@@ -263,12 +276,13 @@ fn missing(naming: &Naming<'_>, name: &str, config: &DecoderConfig) -> SourceErr
 
 /// `Hugging Face directory X, llama, 1.1 B parameters, BF16`.
 fn describe(format: &str, path: &Path, config: &DecoderConfig, parts: &BTreeMap<Part, Located>) -> String {
-    let mut by_encoding: BTreeMap<Encoding, u128> = BTreeMap::new();
+    let mut by_encoding: BTreeMap<&str, u128> = BTreeMap::new();
     for p in parts.values() {
-        *by_encoding.entry(p.encoding).or_default() += p.rows as u128 * p.cols as u128;
+        let name = p.packed.as_ref().map_or(p.encoding.name(), |ints| ints.name());
+        *by_encoding.entry(name).or_default() += p.rows as u128 * p.cols as u128;
     }
     let total: u128 = by_encoding.values().sum();
-    let main = by_encoding.iter().max_by_key(|(_, elems)| **elems).map_or("", |(e, _)| e.name());
+    let main = by_encoding.iter().max_by_key(|(_, elems)| **elems).map_or("", |(name, _)| name);
     let count = match total as f64 {
         n if n >= 1e9 => format!("{:.1} B", n / 1e9),
         n if n >= 1e6 => format!("{:.1} M", n / 1e6),
@@ -278,6 +292,12 @@ fn describe(format: &str, path: &Path, config: &DecoderConfig, parts: &BTreeMap<
 }
 
 impl Store {
+    /// Whether every byte of a tensor is zero.
+    pub(crate) fn is_zero(&self, raw: &RawTensor) -> bool {
+        let bytes = self.files.get(raw.file).and_then(|f| f.map.get(raw.bytes.clone()));
+        bytes.is_some_and(|bytes| bytes.iter().all(|b| *b == 0))
+    }
+
     /// Path of the file number `file`.
     pub(crate) fn file_path(&self, file: usize) -> Option<&Path> {
         self.files.get(file).map(|f| &*f.path)

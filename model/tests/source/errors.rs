@@ -10,7 +10,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 /// A copy of a tiny checkpoint.
-fn copy(name: &str) -> TempDir {
+pub(super) fn copy(name: &str) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(tiny().join(name)).unwrap() {
         let path = entry.unwrap().path();
@@ -22,7 +22,7 @@ fn copy(name: &str) -> TempDir {
     dir
 }
 
-fn edit(dir: &Path, file: &str, change: impl FnOnce(&mut Value)) {
+pub(super) fn edit(dir: &Path, file: &str, change: impl FnOnce(&mut Value)) {
     let path = dir.join(file);
     let mut value: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
     change(&mut value);
@@ -30,7 +30,7 @@ fn edit(dir: &Path, file: &str, change: impl FnOnce(&mut Value)) {
 }
 
 /// Asserts a one-line error that mentions every one of `words`.
-fn refused(path: &Path, words: &[&str]) -> SourceError {
+pub(super) fn refused(path: &Path, words: &[&str]) -> SourceError {
     let Err(error) = source::open(path) else { panic!("{} is not refused: {words:?}", path.display()) };
     let message = error.to_string();
     assert!(!message.contains('\n') && message.len() < 700, "{message}");
@@ -52,7 +52,7 @@ fn settings_that_change_the_mathematics_are_named() {
         ("llama", "hidden_act", json!("gelu"), &["gelu", "SiLU"]),
         ("llama", "mlp_bias", json!(true), &["feed-forward"]),
         ("llama", "attention_bias", json!(true), &["q_proj.bias", "missing"]),
-        ("llama", "quantization_config", json!({"bits": 4}), &["quantised"]),
+        ("llama", "quantization_config", json!({"bits": 4}), &["quantization_config.quant_method", "quantised"]),
         ("llama", "partial_rotary_factor", json!(0.5), &["partly rotated"]),
         ("llama", "rope_scaling", json!({"rope_type": "yarn", "factor": 4.0}), &["yarn", "llama3"]),
         ("llama", "rope_scaling", json!({"type": "dynamic", "factor": 4.0}), &["dynamic"]),
@@ -180,7 +180,7 @@ fn harmless_spellings_pass() {
 }
 
 /// Rewrites the safetensors file of a directory with changed tensors.
-fn rewrite(dir: &Path, change: impl FnOnce(&mut Vec<(String, safetensors::Dtype, Vec<usize>, Vec<u8>)>)) {
+pub(super) fn rewrite(dir: &Path, change: impl FnOnce(&mut Vec<(String, safetensors::Dtype, Vec<usize>, Vec<u8>)>)) {
     let path = dir.join("model.safetensors");
     let bytes = fs::read(&path).unwrap();
     let old = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -212,7 +212,7 @@ fn wrong_tensors_are_named() {
     for (extra, word) in [
         ("model.layers.0.self_attn.o_proj.bias", "output projection"),
         ("model.layers.0.mlp.up_proj.bias", "feed-forward"),
-        ("model.layers.0.mlp.up_proj.qweight", "quantised"),
+        ("model.layers.0.mlp.up_proj.qweight", "quantization_config"),
         ("vision_tower.x", "another model"),
     ] {
         let dir = copy("llama");

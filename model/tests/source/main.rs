@@ -4,6 +4,7 @@
 mod errors;
 mod export;
 mod fuzzed;
+mod quantized;
 mod tokenizers_agree;
 mod weights;
 mod writer;

@@ -77,7 +77,7 @@ fn header(path: &Path, bytes: &[u8]) -> Result<Header, SourceError> {
         .iter()
         .map(|t| {
             let (shape, encoding) = (t.shape.clone(), t.encoding.clone());
-            (t.name.to_owned(), RawTensor { file: 0, bytes: t.bytes.clone(), shape, encoding })
+            (t.name.to_owned(), RawTensor { file: 0, bytes: t.bytes.clone(), shape, encoding, packed: None })
         })
         .collect();
     let factors = match tensors.remove(ROPE_FACTORS) {

@@ -17,6 +17,7 @@ pub(super) fn parse(path: &Path, text: &str, generation: Option<(&Path, &str)>) 
     let c = Keys { check: Checker { path }, map: &map };
     let arch = architecture(&c)?;
     c.refuse_other_maths()?;
+    super::quantized::from_config(path, &map)?;
 
     let size = |key: &str, max: u64| -> Result<u32, SourceError> {
         match c.unsigned(key)? {

@@ -1,7 +1,10 @@
 //! Hugging Face directories: `config.json`, safetensors (whole or in shards), `tokenizer.json`, chat templates in all
 //! their places.
 
+mod awq;
 mod config;
+mod gptq;
+mod quantized;
 mod safetensors;
 mod tokenizer;
 
@@ -39,12 +42,17 @@ pub fn open(dir: &Path) -> Result<impl ModelSource + use<>, SourceError> {
     let tokenizer = tokenizer::read(dir, &mut config)?;
 
     let (files, mut tensors) = safetensors::open(dir)?;
+    let quantized = quantized::settings(dir, &config_text)?;
+    if let Some(settings) = &quantized {
+        let files: Vec<(&Path, &[u8])> = files.iter().map(|f| (&*f.path, &*f.map)).collect();
+        quantized::join(settings, &files, &mut tensors)?;
+    }
     let bare = !tensors.keys().any(|name| name.starts_with("model."));
     let prefix = if bare { "" } else { "model." };
     let name = |part: Part| part.hf_name(prefix);
     let naming = Naming { name: &name, interleaved_qk: false, supported: SUPPORTED, path: dir };
     let store = Store::locate(config, tokenizer, files, &mut tensors, &naming, "Hugging Face directory")?;
-    refuse_leftovers(dir, store.config(), &store, &tensors)?;
+    refuse_leftovers(dir, store.config(), &store, &tensors, quantized.is_some())?;
     Ok(store)
 }
 
@@ -58,12 +66,26 @@ pub fn parse_config(bytes: &[u8]) -> Result<DecoderConfig, SourceError> {
 }
 
 /// Checks the header of a safetensors file against its length, as an import would, and counts its tensors: for fuzzing.
+/// Where it holds quantised linears, they are joined and read in every way that settings could ask for.
 ///
 /// # Errors
 /// When the header is malformed or a tensor lies outside the file.
 pub fn parse_safetensors(bytes: &[u8]) -> Result<usize, SourceError> {
     let mut tensors = BTreeMap::new();
-    safetensors::parse(Path::new("model.safetensors"), bytes, 0, &mut tensors)?;
+    let path = Path::new("model.safetensors");
+    safetensors::parse(path, bytes, 0, &mut tensors)?;
+    for settings in quantized::every_setting() {
+        let mut tensors = tensors.clone();
+        if quantized::join(&settings, &[(path, bytes)], &mut tensors).is_ok() {
+            for ints in tensors.values().filter_map(|t| t.packed.as_ref()) {
+                let mut row = Vec::new();
+                ints.read_row(&|_| bytes, ints.n - 1, &mut row);
+                if ints.is_q4_0 {
+                    ints.q4_0_groups(&|_| bytes, 0);
+                }
+            }
+        }
+    }
     Ok(tensors.len())
 }
 
@@ -73,11 +95,14 @@ fn refuse_leftovers(
     config: &DecoderConfig,
     store: &Store,
     tensors: &BTreeMap<String, RawTensor>,
+    quantized: bool,
 ) -> Result<(), SourceError> {
     for (name, raw) in tensors {
         let harmless = name.ends_with("rotary_emb.inv_freq")
             || (name == "lm_head.weight" && config.tie_word_embeddings)
-            || name.ends_with(".masked_bias");
+            || name.ends_with(".masked_bias")
+            // Programs that quantise give every linear a bias.
+            || (quantized && name.ends_with(".bias") && store.is_zero(raw));
         if harmless {
             tracing::trace!(tensor = %shorten(name), "tensor not needed");
             continue;
@@ -91,7 +116,7 @@ fn refuse_leftovers(
                 .iter()
                 .any(|q| n.contains(q)) =>
             {
-                "quantised checkpoints are not supported: import the original weights".to_owned()
+                "quantised without a `quantization_config` of GPTQ or AWQ: import the original weights".to_owned()
             }
             n if n.contains("lora_") => "merge the LoRA adapter into the weights first".to_owned(),
             n if n.contains("layers.") => format!(

@@ -130,7 +130,8 @@ pub(super) fn parse(
             other => Err(format!("{other:?}")),
         };
         let (from, to) = info.data_offsets;
-        let raw = RawTensor { file, bytes: start + from..start + to, shape: info.shape.clone(), encoding };
+        let raw =
+            RawTensor { file, bytes: start + from..start + to, shape: info.shape.clone(), encoding, packed: None };
         if tensors.contains_key(&name) {
             return Err(malformed(format!("tensor `{}` is also in another shard", shorten(&name))));
         }
