@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Quality at equal bits: coexec's formats and quantisers beside llama.cpp's, on the same windows of the same texts.
 
-A window is a piece of the text of at most 256 tokens; pieces stand side by side, each begins with BOS where the model has it,
-and the second half of each is scored. Both engines see the token ids that coexec's tokenizer gives. Perplexity says what
-quantisation costs on a text; the divergence (KL) of each engine's float distribution from its quantised one says it with far
-less noise, since it cannot be negative. Intervals: 95 %, bootstrap over windows of what a window's scored tokens have in the mean.
+A window is a piece of the text of at most 256 tokens; pieces stand side by side, each begins with BOS where the model
+has it, and the second half of each is scored. Both engines see the token ids that coexec's tokenizer gives.
+Perplexity says what quantisation costs on a text; the divergence (KL) of each engine's float distribution from its
+quantised one says it with far less noise, since it cannot be negative. Intervals: 95 %, bootstrap over windows of
+what a window's scored tokens have in the mean.
 
   quality.py --coexec target/release/coexec --data ../shared/data --out target/quality
 """
@@ -59,8 +60,9 @@ def prepare(args, name):
     for fmt in FORMATS:
         for quantizer in QUANTIZERS:
             path = out / f"{fmt}-{quantizer}.coexec"
-            make(f"{fmt} {quantizer}", path, args.coexec, "import", source, path, "--weights", fmt, "--quantizer",
-                 quantizer, "--calibrate", calibration, "--calibration-tokens", args.calibration_tokens)
+            options = ["--weights", fmt, "--quantizer", quantizer, "--calibrate", calibration]
+            options += ["--calibration-tokens", args.calibration_tokens]
+            make(f"{fmt} {quantizer}", path, args.coexec, "import", source, path, *options)
     for label, ftype in PEERS.items():
         path = out / f"{label}.gguf"
         if not path.exists():
@@ -154,15 +156,6 @@ def gguf_bits(path):
     return 8 * sum(int(t.n_bytes) for t in matrices) / sum(int(t.n_elements) for t in matrices)
 
 
-def packed_bits(args, path):
-    """Bits per weight over all matrices of a packed file, without zstd."""
-    info = json.loads(subprocess.run([str(args.coexec), "inspect", str(path), "--format", "json"], capture_output=True,
-                                     text=True, check=True).stdout)
-    matrices = [t for t in info["tensors"] if isinstance(t["kind"], dict) and "panels" in t["kind"]]
-    elements = sum(t["n"] * t["k"] for t in matrices)
-    return 8 * sum(t["raw_bytes"] for t in matrices) / elements
-
-
 def evaluate(args, name, text_path, files):
     text = text_path.read_text(errors="replace")
     parts = pieces(args, files["f32"], text[len(text) // 4 :])
@@ -189,7 +182,8 @@ def evaluate(args, name, text_path, files):
         perplexity = np.exp(np.mean([nll(base, ids) for ids, base in floats["f32"]]) + losses.mean())
         low, high = np.expm1(interval(losses)) * 100
         out.append({
-            "model": name, "text": text_path.stem, "label": label, "windows": len(parts), "perplexity": float(perplexity),
+            "model": name, "text": text_path.stem, "label": label, "windows": len(parts),
+            "perplexity": float(perplexity),
             "bits": gguf_bits(path) if peer else None, "loss_percent": float(np.expm1(losses.mean()) * 100),
             "loss_low": float(low), "loss_high": float(high), "kl": float(divergences.mean()),
             "kl_low": float(interval(divergences)[0]), "kl_high": float(interval(divergences)[1]),
