@@ -7,7 +7,10 @@ use coexec::model::{
     random::{RandomSource, named_config},
     source::{
         self, ModelSource,
-        transform::{ChannelScales, Rotated, Scaled},
+        transform::{
+            ChannelScales, Rotated, Scaled,
+            outliers::{RareNeuron, with_outliers},
+        },
     },
 };
 use proptest::prelude::*;
@@ -139,6 +142,18 @@ proptest! {
         let random = RandomSource::new(config, seed);
         let d = difference(&logits(&random, &any_tokens()), &logits(&scaled(&random, seed), &any_tokens()));
         prop_assert!(d <= TOLERANCE, "{d:.1e}");
+    }
+
+    #[test]
+    fn outliers_keep_the_logits_of_any_shape(config in any_config(), seed in any::<u64>()) {
+        let rare = |l| (0..3).map(|i| RareNeuron { neuron: (l + 5 * i) % 16, gain: 0.5 }).collect();
+        let rare: Vec<Vec<RareNeuron>> = (0..config.num_hidden_layers as usize).map(rare).collect();
+        let random = RandomSource::new(config, seed);
+        let loud = with_outliers(&random, seed, &rare).expect("neurons of the model");
+        prop_assert!(loud.config().intermediate_size > random.config().intermediate_size);
+        let d = difference(&logits(&random, &any_tokens()), &logits(&loud, &any_tokens()));
+        prop_assert!(d <= TOLERANCE, "{d:.1e}");
+        prop_assert!(with_outliers(&random, seed, &rare[1..]).is_err(), "a layer is missing");
     }
 
     #[test]
