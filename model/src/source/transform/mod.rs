@@ -1,8 +1,8 @@
-//! Sources that are another source with an exact transform: the same function in float, with weights or activations that
-//! quantise better (or, for tests, worse).
+//! Sources that are another source with an exact transform: the same function in float, with weights or activations
+//! that quantise better (or, for tests, worse).
 //!
-//! Every transform wraps a [`ModelSource`](crate::source::ModelSource) and is one itself, so they chain, and import, calibration and export see
-//! plain models. None of them adds an operation at run time.
+//! Every transform wraps a [`ModelSource`](crate::source::ModelSource) and is one itself, so they chain, and import,
+//! calibration and export see plain models. None of them adds an operation at run time.
 
 pub mod outliers;
 mod rotate;

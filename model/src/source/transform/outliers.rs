@@ -1,18 +1,20 @@
-//! For tests only: a model that computes the same, with activation outliers like those of large models, which small ones
-//! lack.
+//! For tests only: a model that computes the same, with activation outliers like those of large models, which small
+//! ones lack.
 //!
-//! *Constant*: 2 % of the input channels of every linear are 8 … 64 times as large on every token, and the linear's weights
-//! of these channels as much smaller: [`ChannelScales`] with random factors. Behind the norms they are the same channels in
-//! every layer, as in real models, and such whose gains are wide. A scale per channel undoes them.
+//! *Constant*: 2 % of the input channels of every linear are 8 … 64 times (o and down: 8 … 32) as large on every token,
+//! and the linear's weights of these channels as much smaller: [`ChannelScales`] with random factors. Behind the norms
+//! they are the same channels in every layer, as in real models, and such whose gains are wide. A scale per channel
+//! undoes them.
 //!
 //! *Token-gated*: neurons of the feed-forward part that fire on few tokens ([`RareNeuron`], found with
 //! `coexec_runtime::transform::rare_neurons`) are copied three times, louder: one copy writes its column of the down
-//! projection, two copies of half its loudness write the opposite. In float they cancel exactly; on the few tokens on which
-//! they fire they are huge inputs of the down projection, of different size, so that clipping leaves an error. No constant
-//! scale undoes them: dividing a copy's channel multiplies its weights, and with them its rounding, which does not cancel.
+//! projection, two copies of half its loudness write the opposite. In float they cancel exactly; on the few tokens on
+//! which they fire they are huge inputs of the down projection, of different size, so that clipping leaves an error. No
+//! constant scale undoes them: dividing a copy's channel multiplies its weights, and with them its rounding, which does
+//! not cancel.
 //!
-//! Nothing is cancelled within the residual stream: every reader of the stream normalises it, and an added term would change
-//! each row's norm, which no weight undoes.
+//! Nothing is cancelled within the residual stream: every reader of the stream normalises it, and an added term would
+//! change each row's norm, which no weight undoes.
 
 use super::{ChannelScales, Random, Scaled, check_rows};
 use crate::quant::Q4sGroup;
@@ -26,13 +28,13 @@ const CHANNEL_SHARE: f64 = 0.02;
 const MOST_CHANNELS: usize = 8;
 /// Behind a norm, and in rare neurons: 8 … 64 times.
 const STREAM_LOG2_FACTORS: Range<f64> = 3.0..6.0;
-/// In the inputs of the output and down projections: 8 … 32 times. V and up carry the factor in their own *outputs*, for
-/// which an NPU has one encoding: more than this costs accuracy there that no treatment of inputs brings back.
+/// In the inputs of the output and down projections: 8 … 32 times. V and up carry the factor in their own *outputs*,
+/// for which an NPU has one encoding: larger ones cost accuracy whatever is done about inputs.
 const INNER_LOG2_FACTORS: Range<f64> = 3.0..5.0;
 /// Share of a layer's neurons that are copied; at least one is, and [`MOST_RARE`] at most.
 const RARE_SHARE: f64 = 0.005;
-/// Most neurons that are copied per layer: their copies lie in one group of 32 inputs, so that every weight format rounds
-/// opposite columns alike.
+/// Most neurons that are copied per layer: their copies lie in one group of 32 inputs, so that every weight format
+/// rounds opposite columns alike.
 pub const MOST_RARE: usize = 4;
 
 /// A neuron of the feed-forward part that fires on few tokens.

@@ -1,14 +1,16 @@
-//! Rotations folded into the weights (QuaRot, SpinQuant): activations are spread over all channels, so no channel stands
-//! out, at no cost at run time.
+//! Rotations folded into the weights (QuaRot, SpinQuant): activations are spread over all channels, so no channel
+//! stands out, at no cost at run time.
 //!
-//! *Residual stream.* RMSNorm without a gain commutes with every orthogonal `Q`. So each gain goes into the columns of the
-//! linears behind it (the last one into the head, which is then no longer the embedding), and the stream `h` becomes `h·Q`:
-//! rows of the embedding and columns of what reads the stream are multiplied by `Q`, rows of what writes it by `Qᵀ`.
-//! *Heads.* Attention is linear in V: each V head is rotated in V's rows and bias, and back in the output projection's columns.
+//! *Residual stream.* RMSNorm without a gain commutes with every orthogonal `Q`. So each gain goes into the columns of
+//! the linears behind it (the last one into the head, which is then no longer the embedding), and the stream `h`
+//! becomes `h·Q`: rows of the embedding and columns of what reads the stream are multiplied by `Q`, rows of what writes
+//! it by `Qᵀ`.
+//! *Heads.* Attention is linear in V: each V head is rotated in V's rows and bias, and back in the output projection's
+//! columns.
 //!
-//! `Q = D·(H ⊗ R)`: random signs `D`, the Hadamard matrix `H` of the largest power of two that divides the dimension, a random
-//! orthogonal `R` of the odd rest. What acts behind a nonlinearity (the input of the down projection; query and key, which are
-//! rotated by position and perhaps normalised) would need operations at run time and is left as it is.
+//! `Q = D·(H ⊗ R)`: random signs `D`, the Hadamard matrix `H` of the largest power of two that divides the dimension, a
+//! random orthogonal `R` of the odd rest. What acts behind a nonlinearity (the input of the down projection; query and
+//! key, which are rotated by position and perhaps normalised) would need operations at run time and is left as it is.
 
 use super::{Random, check_rows};
 use crate::source::{ModelSource, SourceError};
@@ -110,8 +112,8 @@ fn orthogonal(dim: usize, random: &mut Random) -> Vec<f32> {
 
 /// A source whose residual stream and V heads are rotated. Its norms have gains of 1 and its head is not tied.
 ///
-/// Rows of what writes the residual stream mix all rows of the inner source's tensor, so the last such tensor is kept: one
-/// tensor in memory.
+/// Rows of what writes the residual stream mix all rows of the inner source's tensor, so the last such tensor is kept:
+/// one tensor in memory.
 #[derive(Debug)]
 pub struct Rotated<S> {
     inner: S,

@@ -1,7 +1,8 @@
-//! Scales per input channel of the linears, folded into what comes before: SmoothQuant, AWQ and outliers are such scales.
+//! Scales per input channel of the linears, folded into what comes before: SmoothQuant, AWQ and outliers are such
+//! scales.
 //!
-//! A linear computes `W·x`. With scales `s`, `x̂ = x / s` and `Ŵ = W·diag(s)` give the same. `x / s` costs nothing where
-//! what makes `x` is linear in weights of its own:
+//! A linear computes `W·x`. With scales `s`, `x̂ = x / s` and `Ŵ = W·diag(s)` give the same. `x / s` costs nothing
+//! where what makes `x` is linear in weights of its own:
 //!
 //! | linear  | its input is             | `1/s` goes into                              |
 //! |---------|--------------------------|----------------------------------------------|
@@ -10,7 +11,8 @@
 //! | gate_up | RMSNorm with a gain      | the gain                                     |
 //! | down    | `silu(gate) · up`        | up's rows                                    |
 //!
-//! Query heads of a group share their V head, so the output projection has one scale per channel of a *key and value* head.
+//! Query heads of a group share their V head, so the output projection has one scale per channel of a *key and value*
+//! head.
 
 use super::check_rows;
 use crate::quant::Q4sGroup;
@@ -21,8 +23,8 @@ use std::ops::Range;
 /// Scales `s` per input channel of the four linears of every layer: inputs are divided by them, weights multiplied.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ChannelScales {
-    /// Per layer and linear (in the order of [`LinearKind::ALL`]) [`Self::len_of`] scales, or `None` for a linear that stays
-    /// as it is.
+    /// Per layer and linear (in the order of [`LinearKind::ALL`]) [`Self::len_of`] scales, or `None` for a linear that
+    /// stays as it is.
     pub layers: Vec<[Option<Vec<f32>>; 4]>,
 }
 
@@ -33,8 +35,8 @@ impl ChannelScales {
         Self { layers: vec![[const { None }; 4]; config.num_hidden_layers as usize] }
     }
 
-    /// How many scales a linear has: one per input channel, for the output projection one per channel of a key and value
-    /// head.
+    /// How many scales a linear has: one per input channel, for the output projection one per channel of a key and
+    /// value head.
     #[must_use]
     pub fn len_of(config: &DecoderConfig, kind: LinearKind) -> usize {
         match kind {
@@ -108,8 +110,8 @@ impl<S: ModelSource> Scaled<S> {
     /// `source` with `scales`.
     ///
     /// # Errors
-    /// [`SourceError::Transform`] when the scales are not as many as the model's channels, or one is not a positive number
-    /// with a reciprocal.
+    /// [`SourceError::Transform`] when the scales are not as many as the model's channels, or one is not a positive
+    /// number with a reciprocal.
     pub fn new(source: S, scales: ChannelScales) -> Result<Self, SourceError> {
         scales.check(source.config())?;
         Ok(Self { inner: source, scales })
@@ -120,8 +122,8 @@ impl<S: ModelSource> Scaled<S> {
         self.scales.get(layer.index(), kind)
     }
 
-    /// Divides what makes the input of `kind` by that linear's scales: element `i` of `values` (rows of `width`) belongs to
-    /// row `first + i / width` of the tensor, and row `base` to channel 0.
+    /// Divides what makes the input of `kind` by that linear's scales: element `i` of `values` (rows of `width`)
+    /// belongs to row `first + i / width` of the tensor, and row `base` to channel 0.
     fn divide(&self, name: TensorName, kind: LinearKind, base: usize, first: usize, width: usize, values: &mut [f32]) {
         let Some(scales) = self.get(name, kind) else { return };
         for (i, row) in values.chunks_exact_mut(width).enumerate() {
