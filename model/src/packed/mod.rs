@@ -13,6 +13,7 @@
 
 mod check;
 mod codec;
+mod encode;
 mod error;
 mod file;
 mod index;

@@ -10,16 +10,15 @@
 use super::{
     PackedError, PackedFile, PackedSummary, check, codec,
     codec::EncodedTile,
+    encode,
     index::{Index, TensorEntry, TensorKind},
     output::Output,
     wire::{self, Header, RECORD_BYTES, TileRecord},
 };
 use crate::{
     Calibration, DecoderConfig, TensorName, TokenizerData, WeightFormat,
-    layout::{self, PANEL_ROWS},
     quant::{Q4sGroup, QuantRow},
 };
-use half::f16;
 use std::{collections::HashSet, path::Path};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -344,7 +343,7 @@ impl PackedWriter {
             let reason = format!("got {} values, which is no whole number of rows of {k}", rows.len());
             return Err(PackedError::Tensor { file: self.label.clone(), tensor: entry.name, reason });
         }
-        let limit = largest(entry.kind);
+        let limit = encode::largest(entry.kind);
         if let Some(at) = rows.iter().position(|v| v.is_nan() || v.abs() > limit) {
             let (row, column) = (first_row + at / k, at % k);
             let reason = format!("holds {} at row {row}, column {column}; {} allows ±{limit}", rows[at], entry.kind);
@@ -382,18 +381,7 @@ impl PackedWriter {
             let (batch, rest) = left.split_at(batch_tiles);
             left = rest;
             let gain = codec::gain_after(first, limit);
-            let encode = |rows: &[f32]| codec::encode(pack_floats(&entry, rows), level, gain);
-            let encoded: Vec<std::io::Result<EncodedTile>> = match batch {
-                [alone] => vec![encode(alone)],
-                _ => std::thread::scope(|scope| {
-                    let handles: Vec<_> = batch.iter().map(|rows| scope.spawn(|| encode(rows))).collect();
-                    handles
-                        .into_iter()
-                        .map(|h| h.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                        .collect()
-                }),
-            };
-            for tile in encoded {
+            for tile in encode::float_tiles(&entry, batch, level, gain) {
                 let tile = tile.map_err(|e| PackedError::io(self.out.path(), "compress a tile of", e))?;
                 first = first.or(Some(tile.codec));
                 self.take_tile(tile)?;
@@ -446,13 +434,7 @@ impl PackedWriter {
         let Some(Open { entry, pending: Pending::Codes(pending), first, .. }) = &mut self.open else { return Ok(()) };
         let gain = codec::gain_after(*first, self.options.min_gain_percent);
         let (rows, k) = (std::mem::take(pending), entry.k);
-        let Some(format) = rows.first().map(QuantRow::format) else { return Ok(()) };
-        let panel_bytes = layout::panel_layout(format, k).bytes;
-        let mut raw = vec![0; layout::panels(rows.len()) * panel_bytes];
-        for (panel, rows) in raw.chunks_mut(panel_bytes).zip(rows.chunks(PANEL_ROWS)) {
-            layout::pack_codes(format, k, rows, panel);
-        }
-        let tile = codec::encode(raw, self.options.zstd_level, gain)
+        let tile = encode::code_tile(&rows, k, self.options.zstd_level, gain)
             .map_err(|e| PackedError::io(self.out.path(), "compress a tile of", e))?;
         self.take_tile(tile)
     }
@@ -497,6 +479,7 @@ impl PackedWriter {
         }
         match open.pending {
             Pending::Floats(_) => self.encode_floats()?,
+            Pending::Codes(ref rows) if rows.is_empty() => {}
             Pending::Codes(_) => self.encode_codes()?,
         }
         self.release_tiles(1)?;
@@ -505,33 +488,6 @@ impl PackedWriter {
             self.entries.push(entry);
         }
         Ok(())
-    }
-}
-
-/// The largest magnitude that a kind of tensor can hold.
-fn largest(kind: TensorKind) -> f32 {
-    match kind {
-        TensorKind::Panels { format: WeightFormat::F16 } | TensorKind::RowsF16 => f16::MAX.to_f32(),
-        // The extreme of a group is −8 times its f16 scale.
-        TensorKind::Panels { format: WeightFormat::Q4s } => f16::MAX.to_f32() * 8.0,
-        TensorKind::Panels { .. } | TensorKind::Vector => f32::MAX,
-    }
-}
-
-/// The raw bytes of one tile.
-fn pack_floats(entry: &TensorEntry, rows: &[f32]) -> Vec<u8> {
-    match entry.kind {
-        TensorKind::Vector => rows.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        TensorKind::RowsF16 => rows.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
-        TensorKind::Panels { format } => {
-            let panel_bytes = layout::panel_layout(format, entry.k).bytes;
-            let rows: Vec<&[f32]> = rows.chunks(entry.k).collect();
-            let mut raw = vec![0; layout::panels(rows.len()) * panel_bytes];
-            for (panel, rows) in raw.chunks_mut(panel_bytes).zip(rows.chunks(PANEL_ROWS)) {
-                layout::pack_panel(format, entry.k, rows, panel);
-            }
-            raw
-        }
     }
 }
 
