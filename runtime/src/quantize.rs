@@ -115,7 +115,8 @@ fn second_moments(ctx: &Ctx<'_>, x: &[f32], k: usize, scratch: &mut LinearScratc
     Ok(h)
 }
 
-fn mean_squares(x: &[f32], k: usize) -> Vec<f32> {
+/// Mean square per column of rows of `k`.
+pub(crate) fn mean_squares(x: &[f32], k: usize) -> Vec<f32> {
     let mut sums = vec![0.0f64; k];
     for row in x.chunks_exact(k) {
         sums.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(v * v));

@@ -16,6 +16,10 @@ use coexec_model::{
 };
 use coexec_scheduler::CancelToken;
 
+mod awq;
+
+pub use awq::awq;
+
 /// The text that activations are watched on.
 #[derive(Clone, Debug)]
 pub struct WatchedText<'a> {
@@ -117,6 +121,9 @@ fn by_scale(config: &DecoderConfig, kind: LinearKind, by_channel: &[f32]) -> Vec
     maxima
 }
 
+/// Scales stay between e to plus and minus this.
+const SCALE_LOG_RANGE: f64 = 11.5;
+
 /// SmoothQuant's formula; channels that are silent or unread keep 1.
 fn smoothing(inputs: &[f32], weights: &[f32], alpha: f32) -> Vec<f32> {
     let alpha = f64::from(alpha);
@@ -126,7 +133,7 @@ fn smoothing(inputs: &[f32], weights: &[f32], alpha: f32) -> Vec<f32> {
     let logs: Vec<Option<f64>> = inputs.iter().zip(weights).map(log).collect();
     let known: Vec<f64> = logs.iter().flatten().copied().collect();
     let mean = known.iter().sum::<f64>() / known.len().max(1) as f64;
-    logs.iter().map(|l| l.map_or(1.0, |l| (l - mean).clamp(-11.5, 11.5).exp() as f32)).collect()
+    logs.iter().map(|l| l.map_or(1.0, |l| (l - mean).clamp(-SCALE_LOG_RANGE, SCALE_LOG_RANGE).exp() as f32)).collect()
 }
 
 /// Share of a text's tokens that a rare neuron may fire on.
