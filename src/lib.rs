@@ -35,8 +35,8 @@ pub use coexec_model as model;
 pub use coexec_npu as npu;
 pub use coexec_runtime as runtime;
 pub use coexec_runtime::{
-    Engine, EngineOptions, FinishReason, GenerateRequest, Generation, KvDtype, NpuChoice, RuntimeError, Session, Stats,
-    sampler::SamplerOptions, text::Special,
+    Engine, EngineOptions, FinishReason, GenerateRequest, Generation, KvDtype, NpuChoice, RuntimeError, ScheduleChoice,
+    Session, Stats, sampler::SamplerOptions, text::Special,
 };
 pub use coexec_scheduler as scheduler;
 pub use coexec_scheduler::{CancelToken, PolicyKind};

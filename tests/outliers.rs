@@ -5,8 +5,7 @@ mod support;
 use coexec::{
     CancelToken, EngineOptions,
     model::{
-        LayerIdx, LinearKind, TensorName, TokenId, WeightFormat,
-        packed::{PackedFile, PackedOptions, PackedWriter},
+        LayerIdx, LinearKind, TokenId, WeightFormat,
         source::{
             self, ModelSource,
             transform::{
@@ -17,7 +16,7 @@ use coexec::{
     },
     runtime::{
         RuntimeError,
-        calibrate::calibrate_input,
+        calibrate::{HOT_SHARE, calibrate_input},
         eval::perplexity,
         float_pass::{FloatPass, WatchedLinear, Watcher},
         transform::{SMOOTH_ALPHA, WatchedText, rare_neurons, smooth},
@@ -69,61 +68,29 @@ fn ppl(packed: &Packed, options: EngineOptions) -> f64 {
     p.perplexity
 }
 
-/// Naive W8A8: a packed model whose static scales cover the largest input that the text shows, and no hot channels.
-fn naive(packed: &Packed, source: &dyn ModelSource, text: &str) -> Packed {
-    struct Largest(Vec<f32>);
-    impl Watcher for Largest {
-        fn linear(&mut self, l: WatchedLinear<'_>) -> Result<(), RuntimeError> {
-            self.0.push(l.input.iter().fold(0.0, |m, v| m.max(v.abs())));
-            Ok(())
-        }
-    }
-    let mut pass = FloatPass::new(source, text, 2048, 2, &CancelToken::new()).expect("a pass");
-    let mut largest = Largest(Vec::new());
-    for l in 0..source.config().num_hidden_layers {
-        pass.layer(LayerIdx(l), &mut largest).expect("a layer");
-    }
-    let from = PackedFile::open(&packed.path).expect("our own file");
-    let mut calibration = from.calibration().expect("a calibrated file").clone();
-    for (linear, largest) in calibration.layers.iter_mut().flatten().zip(&largest.0) {
-        linear.input_scale = largest / 127.0;
-        linear.hot_channels.clear();
-    }
-    Packed::written(|path| {
-        let mut writer = PackedWriter::create(path, PackedOptions::default()).expect("a new file");
-        let hot = |t| LinearKind::ALL.iter().any(|kind| kind.hot_rows() == t);
-        for entry in from.tensors() {
-            if !matches!(entry.name, TensorName::Layer(_, t) if hot(t)) {
-                writer.copy(&from, entry).expect("a copy");
-            }
-        }
-        writer.finish(from.config(), from.tokenizer(), Some(&calibration)).expect("a finished file");
-    })
-}
-
 #[test]
 fn outliers_ruin_integer_prefill_and_treatments_repair_it() {
     let plain = source::open(&demo_dir()).expect("the demo model");
     let text: String = calibration_text().chars().take(6000).collect();
     let loud = outlier_version(&*plain, &text);
-    let no_shadow = || EngineOptions { shadow: false, ..sim() };
     let float = ppl(&Packed::of(&*plain, WeightFormat::F32, None), exact());
     // Perplexity over that of float, minus one.
     let loss = |what: &str, p: f64| {
         println!("{what}: perplexity {:+.2} % above {float:.3} in float", 100.0 * (p / float - 1.0));
         p / float - 1.0
     };
-    let q8 = |source: &dyn ModelSource| Packed::of(source, WeightFormat::Q8, Some(text.clone()));
     let naive_loss = |what: &str, source: &dyn ModelSource| {
-        loss(&format!("{what}, naive W8A8"), ppl(&naive(&q8(source), source, &text), no_shadow()))
+        loss(&format!("{what}, naive W8A8"), ppl(&Packed::cooked(source, "q8,u8,scales=max"), sim()))
     };
     assert!(naive_loss("plain model", &*plain) < 0.05, "the plain model bears naive quantisation");
-    let packed = q8(&loud);
-    let ruined = loss("outlier model, naive W8A8", ppl(&naive(&packed, &loud, &text), no_shadow()));
+    let ruined = naive_loss("outlier model", &loud);
     assert!(ruined > 0.2, "the outliers have no teeth");
-    let clipped = loss("outlier model, narrow scales, no shadow", ppl(&packed, no_shadow()));
-    assert!(clipped > 0.03, "clipping costs nothing");
-    assert!(loss("outlier model, narrow scales, shadow", ppl(&packed, sim())) < 0.02, "shadow repairs it");
+    let least = loss("outlier model, scales of least output error", ppl(&Packed::cooked(&loud, "q8,u8"), sim()));
+    assert!(least > 0.03 && least < ruined, "{least}: one scale for all channels is not enough, but better than naive");
+    assert!(
+        loss("outlier model, narrow scales, shadow", ppl(&Packed::cooked(&loud, "q8,u8+shadow"), sim())) < 0.03,
+        "shadow repairs it"
+    );
 
     let watched = WatchedText { max_tokens: 1024, threads: 2, ..WatchedText::new(&text) };
     let scales = smooth(&loud, &watched, SMOOTH_ALPHA).expect("scales");
@@ -179,7 +146,7 @@ struct Statistics {
 impl Watcher for Statistics {
     fn linear(&mut self, l: WatchedLinear<'_>) -> Result<(), RuntimeError> {
         let k = l.weights.k;
-        let (range, tokens) = (calibrate_input(l.input, k).input_scale * 127.0 * FAR, l.input.len() / k);
+        let (range, tokens) = (calibrate_input(l.input, k, HOT_SHARE).input_scale * 127.0 * FAR, l.input.len() / k);
         let (mut counts, mut maxima) = (vec![0usize; k], vec![0f32; k]);
         for row in l.input.chunks_exact(k) {
             for (c, v) in row.iter().enumerate() {

@@ -3,7 +3,7 @@
 mod support;
 
 use coexec::{
-    CancelToken, EngineOptions,
+    CancelToken, EngineOptions, ScheduleChoice,
     model::{LayerIdx, LayerTensor, TensorName, WeightFormat, source},
     runtime::eval::perplexity,
 };
@@ -49,7 +49,7 @@ fn shadow_repairs_amplified_outliers() {
     let float = ppl(&Packed::of(&amplified, WeightFormat::F32, None), exact());
     let packed = Packed::of(&amplified, WeightFormat::Q8, Some(calibration_text()));
     let with_shadow = ppl(&packed, sim());
-    let without = ppl(&packed, EngineOptions { shadow: false, ..sim() });
+    let without = ppl(&packed, EngineOptions { schedule: ScheduleChoice::Plain, ..sim() });
     println!("amplified outliers: float {float:.3}, shadow on {with_shadow:.3}, shadow off {without:.3}");
     assert!(with_shadow < 1.02 * float, "with shadow {with_shadow} against {float}");
     assert!(without > 1.1 * float, "without shadow {without} against {float}: the test has no teeth");

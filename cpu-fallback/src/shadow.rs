@@ -85,6 +85,51 @@ impl Residuals {
         }
     }
 
+    /// Quantises a row to little-endian u16 codes and adds what clipping took.
+    fn find_u16(&mut self, x: &[f32], scale: f32, codes: &mut [u8]) {
+        for (i, (v, code)) in x.iter().zip(codes.chunks_exact_mut(2)).enumerate() {
+            // Clamped first, so that adding 1.5 · 2²³ rounds to the nearest even integer and nothing overflows. A NaN becomes 0.
+            let steps = (v / scale).clamp(-40_000.0, 40_000.0);
+            let steps = if steps.is_nan() { 0.0 } else { (steps + 12_582_912.0) - 12_582_912.0 };
+            let clipped = steps.clamp(-32_768.0, 32_767.0);
+            code.copy_from_slice(&((clipped as i32 + 32_768) as u16).to_le_bytes());
+            if clipped != steps || v.is_nan() {
+                self.channel.push(i as u32);
+                self.value.push((-scale).mul_add(clipped, *v));
+            }
+        }
+    }
+
+    /// Adds the channels `hot` (ascending) of `x [m, k]` whole to every row; none of them was clipped.
+    ///
+    /// # Errors
+    /// When `x` has other rows, or a channel is not below `k` or in a row already.
+    pub fn add_channels(&mut self, x: &[f32], k: usize, hot: &[u32]) -> Result<(), CpuError> {
+        check_len("Residuals: x [m, k]", self.rows().checked_mul(k), x.len())?;
+        if hot.iter().any(|c| *c as usize >= k) {
+            return Err(CpuError::Argument { what: "Residuals: channels", value: format!("{hot:?}"), why: "below k" });
+        }
+        let mut all = Self { row_start: vec![0], ..Self::default() };
+        for (r, x) in x.chunks_exact(k.max(1)).enumerate() {
+            let mut clipped = self.row(r).peekable();
+            for channel in hot {
+                while let Some((c, v)) = clipped.next_if(|(c, _)| c < channel) {
+                    all.channel.push(c);
+                    all.value.push(v);
+                }
+                all.channel.push(*channel);
+                all.value.push(x[*channel as usize]);
+            }
+            for (c, v) in clipped {
+                all.channel.push(c);
+                all.value.push(v);
+            }
+            all.row_start.push(all.value.len() as u32);
+        }
+        *self = all;
+        self.check()
+    }
+
     /// Ends the current row.
     fn end_row(&mut self) {
         if self.row_start.is_empty() {
@@ -127,27 +172,60 @@ pub fn quantize_u8(
     codes: &mut [u8],
     residuals: &mut Residuals,
 ) -> Result<(), CpuError> {
+    let row = |x: &[f32], codes: &mut [u8], residuals: &mut Residuals| {
+        if ctx.kernels.quantize_u8(x, scale, codes) {
+            residuals.find(x, scale, codes);
+        }
+    };
+    quantize(ctx, x, (k, 1), scale, codes, residuals, &row)
+}
+
+/// As [`quantize_u8`], to u16 codes with zero point 32768, little-endian: `codes` has two bytes per element of `x`.
+///
+/// # Errors
+/// As [`quantize_u8`].
+pub fn quantize_u16(
+    ctx: &Ctx<'_>,
+    x: &[f32],
+    k: usize,
+    scale: f32,
+    codes: &mut [u8],
+    residuals: &mut Residuals,
+) -> Result<(), CpuError> {
+    let row = |x: &[f32], codes: &mut [u8], residuals: &mut Residuals| residuals.find_u16(x, scale, codes);
+    quantize(ctx, x, (k, 2), scale, codes, residuals, &row)
+}
+
+/// Quantises a row `[k]` and adds its residuals.
+type QuantizeRow<'a> = dyn Fn(&[f32], &mut [u8], &mut Residuals) + Sync + 'a;
+
+fn quantize(
+    ctx: &Ctx<'_>,
+    x: &[f32],
+    (k, code_bytes): (usize, usize),
+    scale: f32,
+    codes: &mut [u8],
+    residuals: &mut Residuals,
+    row: &QuantizeRow<'_>,
+) -> Result<(), CpuError> {
     residuals.clear();
     let m = x.len().checked_div(k).unwrap_or(0);
-    check_len("quantize_u8: x [m, k]", m.checked_mul(k), x.len())?;
-    check_len("quantize_u8: codes like x", Some(x.len()), codes.len())?;
+    check_len("quantize: x [m, k]", m.checked_mul(k), x.len())?;
+    check_len("quantize: codes like x", x.len().checked_mul(code_bytes), codes.len())?;
     if !(scale.is_finite() && scale >= f32::MIN_POSITIVE) || u32::try_from(x.len()).is_err() {
         return Err(CpuError::Argument {
-            what: "quantize_u8: scale",
+            what: "quantize: scale",
             value: scale.to_string(),
             why: "a positive normal number (and less than 2^32 activations)",
         });
     }
     const STEP: usize = 8;
     let mut parts: Vec<(&mut [u8], Residuals)> =
-        codes.chunks_mut((STEP * k).max(1)).map(|codes| (codes, Residuals::default())).collect();
+        codes.chunks_mut((STEP * k * code_bytes).max(1)).map(|codes| (codes, Residuals::default())).collect();
     for_each_item(ctx.pool, ctx.lanes, &mut parts, &|index, _, (codes, residuals)| {
-        for (i, codes) in codes.chunks_mut(k).enumerate() {
+        for (i, codes) in codes.chunks_mut(k * code_bytes).enumerate() {
             let r = index * STEP + i;
-            let x = &x[r * k..(r + 1) * k];
-            if ctx.kernels.quantize_u8(x, scale, codes) {
-                residuals.find(x, scale, codes);
-            }
+            row(&x[r * k..(r + 1) * k], codes, residuals);
             residuals.end_row();
         }
     });

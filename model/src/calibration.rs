@@ -1,19 +1,110 @@
-//! What a float forward pass over a text tells about each linear: scales, hot channels, importance.
+//! What a float forward pass over a text tells about each linear: scales, hot channels, importance, and how it should run.
 
 use crate::{LayerIdx, LinearKind};
 use serde::{Deserialize, Serialize};
 
+/// How a linear runs on an NPU: what is decided per linear by calibration, and may be overridden when a model is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Treatment {
+    /// u8 codes that clip little, and nothing else: no work on the CPU, no waiting for it.
+    Plain,
+    /// u8 codes of fine resolution; what they clip is put back on the CPU, in shadow.
+    #[default]
+    Shadow,
+    /// u16 codes: nothing is clipped, the NPU works about 1.5 times as long.
+    Wide,
+    /// u8 codes without the hot channels, which the CPU computes whole, in float (as LLM.int8() does, but with static channels).
+    Split,
+}
+
+impl Treatment {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Plain, Self::Shadow, Self::Wide, Self::Split];
+
+    /// `u8`, `u8+shadow`, `u16` or `u8+float`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "u8",
+            Self::Shadow => "u8+shadow",
+            Self::Wide => "u16",
+            Self::Split => "u8+float",
+        }
+    }
+
+    /// Whether the CPU corrects the NPU's result at the same time.
+    #[must_use]
+    pub fn has_shadow(self) -> bool {
+        matches!(self, Self::Shadow | Self::Split)
+    }
+
+    /// Bytes of an activation's code.
+    #[must_use]
+    pub fn code_bytes(self) -> usize {
+        if self == Self::Wide { 2 } else { 1 }
+    }
+}
+
+impl std::fmt::Display for Treatment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The treatment of each linear, by layer, in the order of [`LinearKind::ALL`].
+pub type Schedule = Vec<[Treatment; 4]>;
+
+/// Static scales of a linear's input and of each output part (see [`crate::DecoderConfig::linear_parts`]), as those of u8
+/// codes; u16 codes have a 256th of them, so that both cover the same range.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scales {
+    /// `code = clip(round(x / input) + 128, 0, 255)`.
+    pub input: f32,
+    /// One per part.
+    pub outputs: Vec<f32>,
+}
+
 /// Calibration of one linear of one layer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LinearCalibration {
-    /// Static per-tensor scale `s` of the input codes: `code = clip(round(x / s) + 128, 0, 255)`.
+    /// Scale of the input for [`Treatment::Shadow`].
     pub input_scale: f32,
-    /// Static scale of each output part (see [`crate::DecoderConfig::linear_parts`]).
+    /// Scales of the output parts for [`Treatment::Shadow`].
     pub output_scales: Vec<f32>,
+    /// Scales for [`Treatment::Plain`]; those with shadow where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plain: Option<Scales>,
+    /// Scales for [`Treatment::Wide`]; those with shadow where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wide: Option<Scales>,
+    /// Scales for [`Treatment::Split`]; those with shadow where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<Scales>,
     /// Input channels that carry most outliers, ascending; their float rows are in the file.
     pub hot_channels: Vec<u32>,
-    /// How much the linear's output suffers without shadow: larger matters more.
+    /// What the model's quality loses when this linear runs without shadow: larger matters more.
     pub importance: f32,
+    /// Share of the input's elements that codes with shadow clip.
+    #[serde(default)]
+    pub clipped_share: f32,
+    /// How the linear runs.
+    #[serde(default)]
+    pub treatment: Treatment,
+}
+
+impl LinearCalibration {
+    /// Scales of the input and of the output parts, for how the linear runs.
+    #[must_use]
+    pub fn scales(&self) -> (f32, &[f32]) {
+        let own = match self.treatment {
+            Treatment::Plain => self.plain.as_ref(),
+            Treatment::Shadow => None,
+            Treatment::Wide => self.wide.as_ref(),
+            Treatment::Split => self.split.as_ref(),
+        };
+        own.map_or((self.input_scale, &self.output_scales), |s| (s.input, &s.outputs))
+    }
 }
 
 /// Calibration of a whole model.
@@ -30,5 +121,18 @@ impl Calibration {
     #[must_use]
     pub fn linear(&self, layer: LayerIdx, kind: LinearKind) -> Option<&LinearCalibration> {
         self.layers.get(layer.index()).map(|l| &l[kind.index()])
+    }
+
+    /// How every linear runs.
+    #[must_use]
+    pub fn schedule(&self) -> Schedule {
+        self.layers.iter().map(|layer| std::array::from_fn(|i| layer[i].treatment)).collect()
+    }
+
+    /// Overrides how linears run; layers beyond the shorter of the two stay as they are.
+    pub fn set_schedule(&mut self, schedule: &[[Treatment; 4]]) {
+        for (layer, treatments) in self.layers.iter_mut().zip(schedule) {
+            layer.iter_mut().zip(treatments).for_each(|(linear, treatment)| linear.treatment = *treatment);
+        }
     }
 }

@@ -23,7 +23,7 @@ pub mod random;
 pub mod source;
 pub mod tensor;
 
-pub use calibration::{Calibration, LinearCalibration};
+pub use calibration::{Calibration, LinearCalibration, Scales, Schedule, Treatment};
 pub use config::{DecoderConfig, GenerationDefaults, RopeScaling, TokenizerData};
 pub use format::WeightFormat;
 pub use tensor::{LayerIdx, LayerTensor, LinearKind, TensorName, TokenId};

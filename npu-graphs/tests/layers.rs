@@ -3,7 +3,7 @@
 
 mod support;
 
-use coexec_model::{Calibration, DecoderConfig, LayerIdx, LayerTensor, LinearCalibration, LinearKind};
+use coexec_model::{Calibration, DecoderConfig, LayerIdx, LayerTensor, LinearCalibration, LinearKind, Treatment};
 use coexec_npu::{
     Activation, Dtype, Encoding, FusedOptions, GraphSpec, LayerOptions, NpuWeights, Ranges,
     decoder::{BuildError, RangeSource, Role, fused_graph_names, layer_graph_name, rope_tables},
@@ -401,6 +401,11 @@ fn calibration(config: &DecoderConfig) -> Calibration {
         output_scales: (0..config.linear_parts(kind).len()).map(|p| 0.03 + p as f32 * 0.01).collect(),
         hot_channels: vec![],
         importance: 1.0,
+        clipped_share: 0.0,
+        plain: None,
+        wide: None,
+        split: None,
+        treatment: Treatment::default(),
     };
     Calibration { tokens: 10, layers: vec![LinearKind::ALL.map(linear); config.num_hidden_layers as usize] }
 }

@@ -4,6 +4,7 @@ mod support;
 
 use coexec_model::{
     Calibration, DecoderConfig, GenerationDefaults, LayerIdx, LinearCalibration, LinearKind, RopeScaling, TensorName,
+    Treatment,
 };
 use coexec_npu::{
     Activation, ContextSpec, Dtype, Encoding, GraphSpec, NpuDevice, NpuError, NpuWeights, OpSpec, SimDevice,
@@ -43,6 +44,11 @@ fn calibration(config: &DecoderConfig) -> Calibration {
         output_scales: (0..config.linear_parts(kind).len()).map(|p| 0.1 + p as f32).collect(),
         hot_channels: vec![],
         importance: 1.0,
+        clipped_share: 0.0,
+        plain: None,
+        wide: None,
+        split: None,
+        treatment: Treatment::default(),
     };
     Calibration {
         tokens: 10,

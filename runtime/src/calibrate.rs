@@ -1,26 +1,193 @@
 //! Calibration: static scales, hot channels and importance of each linear, from a float forward pass over a text.
 //!
 //! The pass goes layer by layer with the float weights, before packing, so that only one layer's weights are in memory.
-//! What is looked at per linear is its input `x` `[tokens, K]` and what the NPU will see of its output.
+//! What is looked at per linear is its input `x` `[tokens, K]` and what the NPU will see of its output. Each linear gets scales
+//! for every [`Treatment`], since what is best depends on who repairs the clipping:
 //!
-//! *Scale*: channels whose energy stands far out are left to the shadow; among the others the scale is the smallest that
-//! clips no more than [`CLIPPED_SHARE`] of the elements. Shadow repairs what is clipped exactly, so a small scale costs
-//! CPU work and buys resolution. *Hot channels*: those standing out, and the most often clipped ones until they carry 80 %
-//! of all clips. *Importance*: the share of the input's energy that clipping takes away.
+//! *With shadow*: channels whose energy stands far out are left to the shadow; among the others the scale is the smallest
+//! that clips no more than [`CLIPPED_SHARE`] of the elements. Shadow repairs what is clipped exactly, so a small scale costs
+//! CPU work and buys resolution. *Hot channels*, whose float rows stay in memory: those that lose most, until they carry 80 %
+//! of all clips or are as many as may be.
+//!
+//! *In u8 without shadow*: by [`ScaleMethod`]; the default weighs clipping against rounding by the error of the linear's output.
+//!
+//! *In u8 with the hot channels in float*: least output error of the other channels.
+//!
+//! *In u16*: the range that the text showed, and a margin.
+//!
+//! *Importance*, until [`crate::schedule`] measures it: the share of the input's energy that clipping takes away.
 
-use crate::RuntimeError;
-use coexec_model::{DecoderConfig, LayerIdx, LinearCalibration};
+use crate::{RuntimeError, float_pass::WatchedLinear};
+use coexec_model::{Calibration, LayerIdx, LinearCalibration, Scales, Schedule, Treatment};
+use std::str::FromStr;
 
 /// Share of a linear's input elements that may be clipped.
 pub const CLIPPED_SHARE: f64 = 0.003;
 /// Share of an NPU output's elements that may saturate (each is computed again on the CPU).
 pub const SATURATED_SHARE: f64 = 0.0005;
+/// What u16 codes cover beyond the largest value of the text.
+pub const WIDE_MARGIN: f32 = 1.25;
 /// A channel whose RMS is this many times the median channel's stands out.
 const STANDS_OUT: f32 = 5.0;
-/// Most channels that may be hot.
-const HOT_SHARE: f64 = 0.05;
-/// Hot channels carry at least this share of all clips, if [`HOT_SHARE`] allows.
+/// Most channels whose values the scale may leave out.
+const STANDING_OUT_SHARE: f64 = 0.05;
+/// Most channels that are hot when nobody asks for another share.
+pub const HOT_SHARE: f64 = 0.005;
+/// Hot channels carry at least this share of all clips, if their number allows.
 const HOT_COVERAGE: f64 = 0.8;
+/// Rows on which scales are compared.
+const SAMPLE_ROWS: usize = 256;
+/// Ranges that are compared: the largest value times powers of [`RANGE_STEP`].
+const RANGES: i32 = 40;
+const RANGE_STEP: f32 = 0.92;
+
+/// How the scale of a u8 input that nobody corrects is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum ScaleMethod {
+    /// Nothing of the text is clipped.
+    Max,
+    /// This share of the elements is clipped.
+    Percentile {
+        /// 0 … 1.
+        clipped: f64,
+    },
+    /// Least squared error of the input.
+    Mse,
+    /// Least squared error of the linear's output.
+    #[default]
+    Output,
+}
+
+impl FromStr for ScaleMethod {
+    type Err = RuntimeError;
+
+    /// `max`, `p99.9` (a percentile), `mse` or `output`.
+    fn from_str(text: &str) -> Result<Self, RuntimeError> {
+        let percent = text.strip_prefix('p').and_then(|p| p.parse::<f64>().ok()).filter(|p| (50.0..=100.0).contains(p));
+        match (text, percent) {
+            ("max", _) => Ok(Self::Max),
+            ("mse", _) => Ok(Self::Mse),
+            ("output", _) => Ok(Self::Output),
+            (_, Some(percent)) => Ok(Self::Percentile { clipped: 1.0 - percent / 100.0 }),
+            _ => Err(RuntimeError::Option {
+                option: "--scales",
+                value: text.to_owned(),
+                reason: "use max, mse, output, or a percentile such as p99.9".to_owned(),
+            }),
+        }
+    }
+}
+
+/// Calibrates a linear from its input and weights; see the module's text.
+///
+/// # Errors
+/// When the products cannot be computed.
+pub fn calibrate_linear(
+    l: &mut WatchedLinear<'_>,
+    parts: &[usize],
+    method: ScaleMethod,
+    hot_share: f64,
+) -> Result<LinearCalibration, RuntimeError> {
+    let k = l.weights.k;
+    let mut calibration = calibrate_input(l.input, k, hot_share);
+    let mut product = |x: &[f32]| -> Result<Vec<f32>, RuntimeError> {
+        let mut y = Vec::new();
+        l.weights.multiply(&l.ctx, x, &mut y, l.scratch)?;
+        Ok(y)
+    };
+    let mut seen_by_npu = l.input.to_vec();
+    clip(&mut seen_by_npu, calibration.input_scale);
+    calibration.output_scales = output_scales(&product(&seen_by_npu)?, parts);
+
+    let largest = absmax(l.input);
+    let sample = sample_rows(l.input, k);
+    let input = match method {
+        ScaleMethod::Max => largest / 127.0,
+        ScaleMethod::Percentile { clipped } => {
+            quantile(&mut l.input.iter().map(|v| v.abs()).collect::<Vec<_>>(), clipped) / 127.0
+        }
+        ScaleMethod::Mse => least(largest, &mut |scale| Ok(energy(&rounding_error(&sample, scale))))?,
+        ScaleMethod::Output => least(largest, &mut |scale| Ok(energy(&product(&rounding_error(&sample, scale))?)))?,
+    };
+    let input = if input >= f32::MIN_POSITIVE { input } else { calibration.input_scale };
+    seen_by_npu.copy_from_slice(l.input);
+    clip(&mut seen_by_npu, input);
+    let y = product(&seen_by_npu)?;
+    calibration.plain = Some(Scales { input, outputs: each_part(&y, parts, &mut part_scale) });
+
+    let margin = |largest: f32| (largest * WIDE_MARGIN).max(1e-6) / 127.0;
+    let outputs = each_part(l.output, parts, &mut |values| margin(absmax(values)));
+    let hot = &calibration.hot_channels;
+    let zero_hot =
+        |x: &mut [f32]| x.chunks_exact_mut(k).for_each(|row| hot.iter().for_each(|c| row[*c as usize] = 0.0));
+    let (mut sample, mut rest) = (sample, l.input.to_vec());
+    zero_hot(&mut sample);
+    zero_hot(&mut rest);
+    let input = least(absmax(&rest), &mut |scale| Ok(energy(&product(&rounding_error(&sample, scale))?)))?;
+    let input = if input >= f32::MIN_POSITIVE { input } else { calibration.input_scale };
+    clip(&mut rest, input);
+    calibration.split = Some(Scales { input, outputs: output_scales(&product(&rest)?, parts) });
+    calibration.wide = Some(Scales { input: margin(largest), outputs });
+    Ok(calibration)
+}
+
+/// Rows spread evenly over the text, at most [`SAMPLE_ROWS`].
+fn sample_rows(x: &[f32], k: usize) -> Vec<f32> {
+    let step = (x.len() / k.max(1)).div_ceil(SAMPLE_ROWS).max(1);
+    x.chunks_exact(k.max(1)).step_by(step).flatten().copied().collect()
+}
+
+/// What codes of `scale` miss of `x`.
+fn rounding_error(x: &[f32], scale: f32) -> Vec<f32> {
+    x.iter().map(|v| v - (v / scale).round_ties_even().clamp(-128.0, 127.0) * scale).collect()
+}
+
+fn energy(x: &[f32]) -> f64 {
+    x.iter().map(|v| f64::from(*v) * f64::from(*v)).sum()
+}
+
+/// The scale of least error among ranges up to `largest`.
+fn least(largest: f32, error: &mut dyn FnMut(f32) -> Result<f64, RuntimeError>) -> Result<f32, RuntimeError> {
+    let mut best = (f64::INFINITY, largest / 127.0);
+    for i in 0..RANGES {
+        let scale = largest * RANGE_STEP.powi(i) / 127.0;
+        if scale < f32::MIN_POSITIVE {
+            break;
+        }
+        let e = error(scale)?;
+        if e < best.0 {
+            best = (e, scale);
+        } else if e > 4.0 * best.0 {
+            break; // only worse from here
+        }
+    }
+    Ok(best.1)
+}
+
+/// The scale of an output whose saturation nobody repairs: least squared error.
+fn part_scale(values: &mut [f32]) -> f32 {
+    let sample: Vec<f32> = values.iter().copied().step_by(values.len().div_ceil(1 << 16).max(1)).collect();
+    let largest = absmax(&sample);
+    least(largest, &mut |scale| Ok(energy(&rounding_error(&sample, scale))))
+        .unwrap_or(largest / 127.0)
+        .max(1e-6 / 127.0)
+}
+
+fn absmax(x: &[f32]) -> f32 {
+    x.iter().fold(0.0f32, |m, v| m.max(v.abs()))
+}
+
+/// `f` of the values of each output part (widths `parts`) of `y` `[tokens, Σ parts]`.
+fn each_part(y: &[f32], parts: &[usize], f: &mut dyn FnMut(&mut [f32]) -> f32) -> Vec<f32> {
+    let n: usize = parts.iter().sum();
+    let mut first = 0;
+    let part = |width: &usize| {
+        let mut values: Vec<f32> = y.chunks_exact(n).flat_map(|row| &row[first..first + width]).copied().collect();
+        first += width;
+        f(&mut values)
+    };
+    parts.iter().map(part).collect()
+}
 
 /// The smallest value that at most `share` of `values` exceed. `values` is reordered.
 fn quantile(values: &mut [f32], share: f64) -> f32 {
@@ -32,9 +199,10 @@ fn quantile(values: &mut [f32], share: f64) -> f32 {
     *values.select_nth_unstable_by(at, f32::total_cmp).1
 }
 
-/// Scale, hot channels and importance of a linear from its inputs `x` `[tokens, k]`. Output scales are left empty.
+/// Scale, hot channels (at most `hot_share` of all) and importance of a linear from its inputs `x` `[tokens, k]`. Output scales
+/// are left empty.
 #[must_use]
-pub fn calibrate_input(x: &[f32], k: usize) -> LinearCalibration {
+pub fn calibrate_input(x: &[f32], k: usize, hot_share: f64) -> LinearCalibration {
     let tokens = x.len() / k.max(1);
     let mut energy = vec![0.0f64; k];
     for row in x.chunks_exact(k) {
@@ -42,44 +210,53 @@ pub fn calibrate_input(x: &[f32], k: usize) -> LinearCalibration {
     }
     let rms: Vec<f32> = energy.iter().map(|e| (e / tokens.max(1) as f64).sqrt() as f32).collect();
     let median = quantile(&mut rms.clone(), 0.5);
-    let limit = ((k as f64 * HOT_SHARE) as usize).max(1);
-    let mut outstanding: Vec<usize> = (0..k).filter(|c| rms[*c] > STANDS_OUT * median).collect();
-    outstanding.sort_by(|a, b| rms[*b].total_cmp(&rms[*a]));
-    outstanding.truncate(limit);
-    let mut hot = vec![false; k];
-    outstanding.iter().for_each(|c| hot[*c] = true);
+    let mut standing_out: Vec<usize> = (0..k).filter(|c| rms[*c] > STANDS_OUT * median).collect();
+    standing_out.sort_by(|a, b| rms[*b].total_cmp(&rms[*a]));
+    let mut left_out = vec![false; k];
+    let most = ((k as f64 * STANDING_OUT_SHARE) as usize).max(1);
+    standing_out.iter().take(most).for_each(|c| left_out[*c] = true);
 
     let mut rest: Vec<f32> = Vec::with_capacity(x.len());
     for row in x.chunks_exact(k) {
-        rest.extend(row.iter().zip(&hot).filter(|(_, hot)| !**hot).map(|(v, _)| v.abs()));
+        rest.extend(row.iter().zip(&left_out).filter(|(_, out)| !**out).map(|(v, _)| v.abs()));
     }
     let threshold = quantile(&mut rest, CLIPPED_SHARE);
     let threshold = if threshold > 0.0 { threshold } else { rest.iter().fold(0.0f32, |m, v| m.max(*v)).max(1e-6) };
     let scale = threshold / 127.0;
 
-    let mut clips = vec![0u64; k];
-    let (mut lost, mut total) = (0.0f64, f64::MIN_POSITIVE);
+    let (mut clips, mut lost, mut total) = (vec![0u64; k], vec![0.0f64; k], f64::MIN_POSITIVE);
     for row in x.chunks_exact(k) {
         for (c, v) in row.iter().enumerate() {
             let r = f64::from((v.abs() - threshold).max(0.0));
             clips[c] += u64::from(r > 0.0);
-            lost += r * r;
+            lost[c] += r * r;
             total += f64::from(v * v);
         }
     }
-    let mut order: Vec<usize> = (0..k).filter(|c| clips[*c] > 0 && !hot[*c]).collect();
-    order.sort_by_key(|c| (std::cmp::Reverse(clips[*c]), *c));
+    // Where most is clipped, float rows gain most over those of the packed weights.
+    let mut order: Vec<usize> = (0..k).filter(|c| clips[*c] > 0).collect();
+    order.sort_by(|a, b| lost[*b].total_cmp(&lost[*a]).then(a.cmp(b)));
     let all: u64 = clips.iter().sum();
-    let mut covered: u64 = (0..k).filter(|c| hot[*c]).map(|c| clips[c]).sum();
-    for c in order.into_iter().take(limit.saturating_sub(outstanding.len())) {
+    let (mut covered, mut hot_channels) = (0u64, Vec::new());
+    for c in order.into_iter().take(((k as f64 * hot_share).ceil() as usize).min(k)) {
         if covered as f64 >= HOT_COVERAGE * all as f64 {
             break;
         }
-        hot[c] = true;
+        hot_channels.push(c as u32);
         covered += clips[c];
     }
-    let hot_channels = (0..k as u32).filter(|c| hot[*c as usize]).collect();
-    LinearCalibration { input_scale: scale, output_scales: Vec::new(), hot_channels, importance: (lost / total) as f32 }
+    hot_channels.sort_unstable();
+    LinearCalibration {
+        input_scale: scale,
+        output_scales: Vec::new(),
+        plain: None,
+        wide: None,
+        split: None,
+        hot_channels,
+        importance: (lost.iter().sum::<f64>() / total) as f32,
+        clipped_share: all as f32 / x.len().max(1) as f32,
+        treatment: Treatment::default(),
+    }
 }
 
 /// What the NPU sees of `x`: values clipped to ±127 steps.
@@ -88,20 +265,14 @@ pub fn clip(x: &mut [f32], scale: f32) {
     x.iter_mut().for_each(|v| *v = v.clamp(-limit, limit));
 }
 
-/// Scales of the output parts (widths `parts`) from NPU-side outputs `y` `[tokens, Σ parts]`.
+/// Scales of the output parts (widths `parts`) from NPU-side outputs `y` `[tokens, Σ parts]`, when saturated ones are computed
+/// again.
 #[must_use]
 pub fn output_scales(y: &[f32], parts: &[usize]) -> Vec<f32> {
-    let n: usize = parts.iter().sum();
-    let mut first = 0;
-    parts
-        .iter()
-        .map(|width| {
-            let mut values: Vec<f32> =
-                y.chunks_exact(n).flat_map(|row| row[first..first + width].iter().map(|v| v.abs())).collect();
-            first += width;
-            quantile(&mut values, SATURATED_SHARE).max(1e-6) / 127.0
-        })
-        .collect()
+    each_part(y, parts, &mut |values| {
+        values.iter_mut().for_each(|v| *v = v.abs());
+        quantile(values, SATURATED_SHARE).max(1e-6) / 127.0
+    })
 }
 
 /// Refuses values that are no numbers, naming the layer.
@@ -116,23 +287,26 @@ pub fn check_finite(values: &[f32], layer: LayerIdx, what: &str) -> Result<(), R
     }
 }
 
-/// Which linears are corrected in shadow when a share `pruning_rate` of them, least important first, is not.
+/// All linears with shadow but a share `pruning_rate` of them, least important first.
 #[must_use]
-pub fn shadow_mask(
-    config: &DecoderConfig,
-    calibration: &coexec_model::Calibration,
-    pruning_rate: f32,
-) -> Vec<[bool; 4]> {
-    let layers = config.num_hidden_layers as usize;
-    let mut mask = vec![[true; 4]; layers];
-    let mut order: Vec<(usize, usize)> = (0..layers).flat_map(|l| (0..4).map(move |k| (l, k))).collect();
-    let importance = |(l, k): (usize, usize)| calibration.layers.get(l).map_or(0.0, |layer| layer[k].importance);
-    order.sort_by(|a, b| importance(*a).total_cmp(&importance(*b)).then(a.cmp(b)));
-    let pruned = (order.len() as f32 * pruning_rate.clamp(0.0, 1.0)).round() as usize;
-    for (l, k) in &order[..pruned] {
-        mask[*l][*k] = false;
+pub fn pruned(calibration: &Calibration, pruning_rate: f32) -> Schedule {
+    let mut schedule = vec![[Treatment::Shadow; 4]; calibration.layers.len()];
+    let order = by_importance(calibration);
+    let count = (order.len() as f32 * pruning_rate.clamp(0.0, 1.0)).round() as usize;
+    for (l, kind) in &order[..count] {
+        schedule[*l][*kind] = Treatment::Plain;
     }
-    mask
+    schedule
+}
+
+/// All linears as `(layer, kind)`, least important first.
+#[must_use]
+pub fn by_importance(calibration: &Calibration) -> Vec<(usize, usize)> {
+    let mut order: Vec<(usize, usize)> =
+        (0..calibration.layers.len()).flat_map(|l| (0..4).map(move |kind| (l, kind))).collect();
+    let importance = |(l, kind): (usize, usize)| calibration.layers[l][kind].importance;
+    order.sort_by(|a, b| importance(*a).total_cmp(&importance(*b)).then(a.cmp(b)));
+    order
 }
 
 #[cfg(test)]
@@ -157,7 +331,7 @@ mod tests {
             row[5] *= 32.0;
             row[90] *= 32.0;
         }
-        let (a, b) = (calibrate_input(&plain, k), calibrate_input(&outliers, k));
+        let (a, b) = (calibrate_input(&plain, k, 0.02), calibrate_input(&outliers, k, 0.02));
         assert!(b.hot_channels.contains(&5) && b.hot_channels.contains(&90), "{:?}", b.hot_channels);
         assert!((b.input_scale / a.input_scale - 1.0).abs() < 0.05, "{} {}", a.input_scale, b.input_scale);
         // Three sigma clip 0.27 % of a Gaussian.
@@ -167,7 +341,7 @@ mod tests {
 
     #[test]
     fn silent_inputs_get_a_usable_scale() {
-        let c = calibrate_input(&vec![0.0; 64 * 10], 64);
+        let c = calibrate_input(&vec![0.0; 64 * 10], 64, HOT_SHARE);
         assert!(c.input_scale > 0.0 && c.hot_channels.is_empty());
         assert!(output_scales(&[0.0; 30], &[1, 2]).iter().all(|s| *s > 0.0));
     }

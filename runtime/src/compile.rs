@@ -19,7 +19,7 @@ pub use selftest::{GraphCheck, Recording, SelftestReport, record, replay};
 pub(crate) use selftest::{execute as selftest_execute, inputs as selftest_inputs};
 
 use crate::{Model, RuntimeError, npu::ModelWeights};
-use coexec_model::{Calibration, DecoderConfig, TokenId};
+use coexec_model::{Calibration, DecoderConfig, Schedule, TokenId};
 use coexec_npu::{
     ContextSpec, DeviceProfile, NpuWeights, Placement,
     decoder::{
@@ -39,6 +39,9 @@ pub struct CompileOptions {
     pub placement: Placement,
     /// Dtype of activations.
     pub activation: Activation,
+    /// How linears run where that is not what the file says (placement `split` in u8).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Schedule>,
     /// How linears' weights reach the NPU; `None` takes what the file holds (`q4` as block expansion, all else as INT8).
     pub weights: Option<NpuWeights>,
     /// Chunk lengths in tokens.
@@ -70,6 +73,7 @@ impl Default for CompileOptions {
             chip: "sm8650".to_owned(),
             placement: Placement::Split,
             activation: Activation::U8,
+            schedule: None,
             weights: None,
             chunk_lens: vec![128, 256],
             kv_lens: vec![256],
@@ -149,9 +153,13 @@ impl CompileOptions {
             (None, _) => return Err(RuntimeError::NotCalibrated),
         };
         let unused = estimate::synthetic_calibration(config);
+        let mut calibration = calibration.unwrap_or(&unused).clone();
+        if let Some(schedule) = &self.schedule {
+            calibration.set_schedule(schedule);
+        }
         let numbers = Numbers {
             config,
-            calibration: calibration.unwrap_or(&unused),
+            calibration: &calibration,
             ranges: &ranges,
             weights: self.weights.unwrap_or_else(|| crate::npu::npu_weights(model)),
         };

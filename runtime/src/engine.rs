@@ -1,7 +1,7 @@
 //! An engine: one model opened for running, shared by its sessions.
 
 use crate::{
-    EngineOptions, Model, RuntimeError, Session, calibrate,
+    EngineOptions, Model, RuntimeError, Session,
     npu::{
         self, NpuBackend,
         failover::{Npus, Trouble},
@@ -21,7 +21,6 @@ pub(crate) struct EngineInner {
     pub(crate) options: EngineOptions,
     pub(crate) pool: Pool,
     pub(crate) kernels: &'static Kernels,
-    pub(crate) shadowed: Vec<[bool; 4]>,
     /// Whose times are taken where no NPU is used.
     profile: DeviceProfile,
     pub(crate) npus: Npus,
@@ -82,23 +81,20 @@ impl Engine {
             Some(name) => Kernels::named(name)?,
             None => Kernels::detect(),
         };
-        let model = Model::load(Arc::new(file), options.memory_budget_bytes)?;
+        let mut model = Model::load(Arc::new(file), options.memory_budget_bytes)?;
+        if let Some(schedule) = model.calibration().map(|calibration| options.schedule.resolve(calibration)) {
+            model.set_schedule(&schedule)?;
+        }
         let chosen = match backend {
             Some(backend) => npu::backend::given(&model, &options, backend)?,
             None => npu::backend::choose(&model, &options)?,
         };
         let npus = Npus::new(chosen, &options);
-        let shadowed = match model.calibration() {
-            Some(calibration) if options.shadow => {
-                calibrate::shadow_mask(model.config(), calibration, options.pruning_rate)
-            }
-            _ => vec![[false; 4]; model.config().num_hidden_layers as usize],
-        };
         let npu = npus.backend().map_or("none", |b| b.name());
         tracing::info!(npu, reason = npus.reason(), kernels = kernels.name(), "engine ready");
         let profile = npu::profile(&options.npu_profile)?;
         let pool = options.pool()?;
-        let inner = EngineInner { model, options, pool, kernels, shadowed, profile, npus };
+        let inner = EngineInner { model, options, pool, kernels, profile, npus };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -155,7 +151,8 @@ impl Engine {
         PlanOptions {
             placement: if npu.is_some() { Placement::Split } else { Placement::Cpu },
             chunk_lens: self.inner.options.ladder(),
-            shadowed: self.inner.shadowed.clone(),
+            schedule: self.model().calibration().map(coexec_model::Calibration::schedule).unwrap_or_default(),
+            clipped: self.model().calibration().map(crate::schedule::clipped_shares).unwrap_or_default(),
             all_logits,
             cpu_workers: self.inner.pool.threads(),
             max_chunks_in_flight: MAX_CHUNKS_IN_FLIGHT,

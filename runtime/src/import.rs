@@ -4,13 +4,15 @@
 //! one block of rows on its way to the file. The file appears under its name only when it is complete.
 
 use crate::{
-    RuntimeError, calibrate,
+    RuntimeError,
+    calibrate::{self, ScaleMethod},
     float_pass::{FloatPass, WatchedLinear, Watcher, Watchers, block_rows, finite, read_vector, shape, threads},
     quantize::{Plan, Quantize},
 };
 use coexec_cpu::{Ctx, Kernels, Pool};
 use coexec_model::{
-    Calibration, DecoderConfig, LayerIdx, LayerTensor, LinearCalibration, LinearKind, TensorName, WeightFormat,
+    Calibration, DecoderConfig, LayerIdx, LayerTensor, LinearCalibration, LinearKind, TensorName, Treatment,
+    WeightFormat,
     packed::{PackedOptions, PackedSummary, PackedWriter},
     quant::{QuantRow, Quantizer},
     source::ModelSource,
@@ -34,6 +36,12 @@ pub struct ImportOptions {
     pub calibrate: Option<String>,
     /// Most tokens of that text to use.
     pub calibration_tokens: usize,
+    /// How linears run on the NPU, until they are measured ([`crate::schedule`]).
+    pub treatment: Treatment,
+    /// Most input channels of a linear, as a share, whose float rows the file keeps for its shadow.
+    pub hot_share: f64,
+    /// How the scales of u8 inputs without shadow are chosen.
+    pub scales: ScaleMethod,
     /// CPU workers of the calibration.
     pub threads: usize,
     /// zstd level of the tiles.
@@ -53,6 +61,9 @@ impl Default for ImportOptions {
             quantizer: Quantizer::default(),
             calibrate: None,
             calibration_tokens: 4096,
+            treatment: Treatment::default(),
+            scales: ScaleMethod::default(),
+            hot_share: calibrate::HOT_SHARE,
             threads: 0,
             zstd_level: 3,
             raw: false,
@@ -143,7 +154,8 @@ pub fn import(
             importer.vector(TensorName::Layer(layer, t))?;
         }
         if let Some(pass) = &mut pass {
-            let mut calibrate = Calibrate { config: &config, writer: &mut importer.writer, linears: Vec::new() };
+            let mut calibrate =
+                Calibrate { config: &config, writer: &mut importer.writer, options, linears: Vec::new() };
             // Scales are those of what the quantised linears before give.
             pass.layer(layer, &mut Watchers(&mut [&mut calibrate, &mut importer.quantize]))?;
             layers.extend(<[LinearCalibration; 4]>::try_from(calibrate.linears));
@@ -227,17 +239,16 @@ impl Importer<'_> {
 struct Calibrate<'a> {
     config: &'a DecoderConfig,
     writer: &'a mut PackedWriter,
+    options: &'a ImportOptions,
     linears: Vec<LinearCalibration>,
 }
 
 impl Watcher for Calibrate<'_> {
-    fn linear(&mut self, l: WatchedLinear<'_>) -> Result<(), RuntimeError> {
-        let (weights, mut input) = (l.weights, l.input.to_vec());
-        let mut calibration = calibrate::calibrate_input(&input, weights.k);
-        calibrate::clip(&mut input, calibration.input_scale);
-        let mut seen_by_npu = Vec::new();
-        weights.multiply(&l.ctx, &input, &mut seen_by_npu, l.scratch)?;
-        calibration.output_scales = calibrate::output_scales(&seen_by_npu, &self.config.linear_parts(l.kind));
+    fn linear(&mut self, mut l: WatchedLinear<'_>) -> Result<(), RuntimeError> {
+        let weights = l.weights;
+        let parts = self.config.linear_parts(l.kind);
+        let mut calibration = calibrate::calibrate_linear(&mut l, &parts, self.options.scales, self.options.hot_share)?;
+        calibration.treatment = self.options.treatment;
         let mut hot = Vec::new();
         for channel in &calibration.hot_channels {
             weights.channel(*channel as usize, &mut hot);

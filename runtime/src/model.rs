@@ -7,7 +7,9 @@ use crate::{
     weights::{Weight, WeightState, panel_tensors, plan_states},
 };
 use coexec_cpu::RopeTable;
-use coexec_model::{Calibration, DecoderConfig, LayerIdx, LayerTensor, LinearKind, TensorName, packed::PackedFile};
+use coexec_model::{
+    Calibration, DecoderConfig, LayerIdx, LayerTensor, LinearKind, Schedule, TensorName, Treatment, packed::PackedFile,
+};
 use parking_lot::RwLock;
 use std::{collections::HashMap, sync::Arc};
 
@@ -40,6 +42,8 @@ pub struct Model {
     head: Option<Weight>,
     norm: Vec<f32>,
     layers: Vec<LayerWeights>,
+    /// That of the file, with the schedule in use.
+    calibration: Option<Calibration>,
     rope: RwLock<Arc<RopeTable>>,
 }
 
@@ -73,7 +77,10 @@ impl Model {
                         open(name(LayerTensor::GateUp))?,
                         open(name(LayerTensor::Down))?,
                     ],
-                    hot: hot_rows(&file, LayerIdx(l))?,
+                    hot: match file.calibration() {
+                        Some(calibration) => hot_rows(&file, calibration, LayerIdx(l))?,
+                        None => Default::default(),
+                    },
                 })
             })
             .collect::<Result<Vec<_>, RuntimeError>>()?;
@@ -86,6 +93,7 @@ impl Model {
             norm: file.read_vector(TensorName::Norm)?,
             layers,
             rope: RwLock::new(Arc::new(RopeTable::new(&config, 0)?)),
+            calibration: file.calibration().cloned(),
             file,
         })
     }
@@ -108,10 +116,30 @@ impl Model {
         self.file.config()
     }
 
-    /// The calibration, when the model was imported with one.
+    /// The calibration, when the model was imported with one, with the schedule in use.
     #[must_use]
     pub fn calibration(&self) -> Option<&Calibration> {
-        self.file.calibration()
+        self.calibration.as_ref()
+    }
+
+    /// Overrides how linears run on the NPU; before any static graph is made.
+    ///
+    /// # Errors
+    /// When the float rows of a linear's hot channels cannot be read.
+    pub fn set_schedule(&mut self, schedule: &[[Treatment; 4]]) -> Result<(), RuntimeError> {
+        let Some(calibration) = &mut self.calibration else { return Ok(()) };
+        calibration.set_schedule(schedule);
+        for (l, layer) in self.layers.iter_mut().enumerate() {
+            layer.hot = hot_rows(&self.file, calibration, LayerIdx(l as u32))?;
+        }
+        Ok(())
+    }
+
+    /// The schedule in use, where it is not the file's: static graphs then differ from those of the file.
+    #[must_use]
+    pub fn own_schedule(&self) -> Option<Schedule> {
+        let files = self.file.calibration()?.schedule();
+        self.calibration.as_ref().map(Calibration::schedule).filter(|own| *own != files)
     }
 
     /// The tokenizer; `None` for a model without text.
@@ -189,11 +217,12 @@ impl Model {
     }
 }
 
-fn hot_rows(file: &PackedFile, layer: LayerIdx) -> Result<[HotRows; 4], RuntimeError> {
+/// Float rows of the hot channels of the linears that have a shadow.
+fn hot_rows(file: &PackedFile, calibration: &Calibration, layer: LayerIdx) -> Result<[HotRows; 4], RuntimeError> {
     let mut out: [HotRows; 4] = Default::default();
-    let Some(calibration) = file.calibration() else { return Ok(out) };
     for kind in LinearKind::ALL {
-        let channels = calibration.linear(layer, kind).map(|c| c.hot_channels.clone()).unwrap_or_default();
+        let linear = calibration.linear(layer, kind).filter(|c| c.treatment.has_shadow());
+        let channels = linear.map(|c| c.hot_channels.clone()).unwrap_or_default();
         if !channels.is_empty() {
             let (_, _, rows) = file.read_rows_f16(TensorName::Layer(layer, kind.hot_rows()))?;
             out[kind.index()] = HotRows { channels, rows };

@@ -125,14 +125,15 @@ impl PreparedNpu {
         self.graphs.keys().copied()
     }
 
-    /// Buffers for one linear: codes in `[chunk_len, K]`, codes out per part `[chunk_len, width]`.
+    /// Buffers for one linear: codes in `[row_bytes, K]`, codes out per part `[row_bytes, width]`, where `row_bytes` is the rows
+    /// times the bytes of a code.
     ///
     /// # Errors
     /// When the device has no memory.
-    pub fn bindings(&self, chunk_len: usize, k: usize, parts: &[usize]) -> Result<Bindings, RuntimeError> {
+    pub fn bindings(&self, row_bytes: usize, k: usize, parts: &[usize]) -> Result<Bindings, RuntimeError> {
         Ok(Bindings {
-            inputs: vec![self.device.alloc(chunk_len * k)?],
-            outputs: parts.iter().map(|width| self.device.alloc(chunk_len * width)).collect::<Result<_, _>>()?,
+            inputs: vec![self.device.alloc(row_bytes * k)?],
+            outputs: parts.iter().map(|width| self.device.alloc(row_bytes * width)).collect::<Result<_, _>>()?,
         })
     }
 

@@ -1,6 +1,7 @@
 //! What the user of an engine can choose.
 
 use crate::{KvDtype, RuntimeError};
+use coexec_model::{Calibration, Schedule, Treatment};
 use coexec_npu::FaultPlan;
 use coexec_scheduler::PolicyKind;
 use std::{path::PathBuf, str::FromStr, time::Duration};
@@ -64,16 +65,65 @@ pub struct EngineOptions {
     pub faults: FaultPlan,
     /// Who picks the next task.
     pub policy: PolicyKind,
-    /// Whether clipped activations are corrected on the CPU.
-    pub shadow: bool,
-    /// Share of the linears, least important first, that run without shadow: 0 … 1.
-    pub pruning_rate: f32,
+    /// How linears run on the NPU.
+    pub schedule: ScheduleChoice,
     /// How K and V are stored.
     pub kv: KvDtype,
     /// Bytes of decompressed weights to keep; the rest is decompressed at every use. `None` keeps all.
     pub memory_budget_bytes: Option<u64>,
     /// Random delays injected into every prefill task, up to this many microseconds (tests of determinism).
     pub jitter_us: u64,
+}
+
+/// Who decides how linears run on the NPU.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum ScheduleChoice {
+    /// The file: what calibration found right for the model.
+    #[default]
+    File,
+    /// All in u8 with shadow but a share of them, least important first: 0 … 1.
+    Shadow {
+        /// That share.
+        pruning_rate: f32,
+    },
+    /// All in u8, nothing is corrected.
+    Plain,
+    /// All in u16.
+    Wide,
+    /// All in u8 with the hot channels in float.
+    Split,
+    /// The caller, per layer and linear.
+    Given(Schedule),
+}
+
+impl std::fmt::Display for ScheduleChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File => f.write_str("auto"),
+            Self::Shadow { pruning_rate: 0.0 } => f.write_str("u8+shadow"),
+            Self::Shadow { pruning_rate } => write!(f, "u8+shadow, {:.0} % pruned", 100.0 * pruning_rate),
+            Self::Plain => f.write_str("u8"),
+            Self::Wide => f.write_str("u16"),
+            Self::Split => f.write_str("u8+float"),
+            Self::Given(_) => f.write_str("given"),
+        }
+    }
+}
+
+impl ScheduleChoice {
+    /// The schedule for a calibrated model.
+    #[must_use]
+    pub fn resolve(&self, calibration: &Calibration) -> Schedule {
+        let all = |treatment| vec![[treatment; 4]; calibration.layers.len()];
+        match self {
+            Self::File => calibration.schedule(),
+            Self::Shadow { pruning_rate } => crate::calibrate::pruned(calibration, *pruning_rate),
+            Self::Plain => all(Treatment::Plain),
+            Self::Wide => all(Treatment::Wide),
+            Self::Split => all(Treatment::Split),
+            Self::Given(schedule) => schedule.clone(),
+        }
+    }
 }
 
 impl Default for EngineOptions {
@@ -90,8 +140,7 @@ impl Default for EngineOptions {
             state_dir: None,
             faults: FaultPlan::default(),
             policy: PolicyKind::Staggered,
-            shadow: true,
-            pruning_rate: 0.0,
+            schedule: ScheduleChoice::File,
             kv: KvDtype::F16,
             memory_budget_bytes: None,
             jitter_us: 0,
@@ -129,8 +178,10 @@ impl EngineOptions {
         if self.threads > MAX_THREADS {
             return bad("--threads", self.threads.to_string(), "use 0 (one per core) … 256");
         }
-        if !(0.0..=1.0).contains(&self.pruning_rate) {
-            return bad("--prune", self.pruning_rate.to_string(), "use a share 0 … 1");
+        if let ScheduleChoice::Shadow { pruning_rate } = self.schedule
+            && !(0.0..=1.0).contains(&pruning_rate)
+        {
+            return bad("--prune", pruning_rate.to_string(), "use a share 0 … 1");
         }
         Ok(())
     }

@@ -143,7 +143,6 @@ impl Session {
             tokens: ids,
             pool: &inner.pool,
             kernels: inner.kernels,
-            shadowed: &inner.shadowed,
             all_logits,
             jitter_us: inner.options.jitter_us,
         };

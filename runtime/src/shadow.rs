@@ -66,7 +66,7 @@ pub struct OutputPart<'a> {
     pub width: usize,
     /// Scale of its codes.
     pub scale: f32,
-    /// Codes of the NPU, at least `[m, width]`.
+    /// Codes of the NPU, at least `[m, width]`: u8, or little-endian u16.
     pub codes: &'a [u8],
 }
 
@@ -87,6 +87,8 @@ pub struct Join<'a> {
     pub input_scale: f32,
     /// The linear's weights.
     pub weight: &'a Weight,
+    /// Whether codes are u16 (zero point 32768, a 256th of the scales); then there is no correction.
+    pub wide: bool,
 }
 
 impl Join<'_> {
@@ -99,6 +101,11 @@ impl Join<'_> {
         coexec_cpu::for_each_row(ctx, out, self.n, &|row, out| {
             let correction = self.correction.map(|all| &all[row * self.n..(row + 1) * self.n]);
             for part in self.parts {
+                if self.wide {
+                    let codes = &part.codes[row * part.width * 2..(row + 1) * part.width * 2];
+                    dequantize_u16(codes, part.scale / 256.0, &mut out[part.first..part.first + part.width]);
+                    continue;
+                }
                 let codes = &part.codes[row * part.width..(row + 1) * part.width];
                 for (i, codes) in codes.chunks(LOOK).enumerate() {
                     let first = part.first + i * LOOK;
@@ -117,6 +124,7 @@ impl Join<'_> {
         Ok(saturated.len())
     }
 
+    /// Computes saturated outputs `(column, row)` again.
     fn recompute(&self, saturated: &mut [(usize, usize)], out: &mut [f32]) -> Result<(), RuntimeError> {
         saturated.sort_unstable();
         let k = self.weight.k();
@@ -136,5 +144,11 @@ impl Join<'_> {
             }
         }
         Ok(())
+    }
+}
+
+fn dequantize_u16(codes: &[u8], scale: f32, out: &mut [f32]) {
+    for (out, code) in out.iter_mut().zip(codes.chunks_exact(2)) {
+        *out = (f32::from(u16::from_le_bytes([code[0], code[1]])) - 32_768.0) * scale;
     }
 }

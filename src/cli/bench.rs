@@ -69,8 +69,7 @@ struct Row {
     npu_device: String,
     policy: String,
     kernels: String,
-    shadow: bool,
-    pruning_rate: f32,
+    activations: String,
     /// Lengths that chunks may have; `n_batch` is the longest.
     chunk_lens: Vec<usize>,
     chunks: usize,
@@ -173,8 +172,7 @@ fn measure(
         npu_device: if n_prompt > 0 { engine.npu_device() } else { "none" }.to_owned(),
         policy: engine.options().policy.name().to_owned(),
         kernels: engine.kernels().to_owned(),
-        shadow: engine.options().shadow,
-        pruning_rate: engine.options().pruning_rate,
+        activations: engine.options().schedule.to_string(),
         chunk_lens: engine.options().ladder(),
         chunks,
     })

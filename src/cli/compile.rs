@@ -153,6 +153,7 @@ impl CompileArgs {
     fn options(&self) -> CompileOptions {
         CompileOptions {
             ranges: None,
+            schedule: None,
             chip: self.soc.clone().unwrap_or_else(|| if self.estimate { "77" } else { DEFAULT_CHIP }.to_owned()),
             placement: match self.placement {
                 PlacementArg::Split => Placement::Split,

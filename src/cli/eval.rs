@@ -2,7 +2,10 @@
 
 use super::shared::{EngineArgs, Format, read_text, write_file};
 use clap::{Args, Subcommand};
-use coexec::{CancelToken, runtime::eval};
+use coexec::{
+    CancelToken, Engine, EngineOptions, NpuChoice,
+    runtime::eval::{self, Windows},
+};
 use indicatif::{ProgressBar, ProgressStyle};
 use npyz::WriterBuilder as _;
 use std::{
@@ -26,12 +29,20 @@ enum EvalCommand {
         /// Tokens per window
         #[arg(long, default_value_t = 256, value_name = "N")]
         window: usize,
+        /// Most windows
+        #[arg(long, default_value_t = usize::MAX, hide_default_value = true, value_name = "N")]
+        windows: usize,
+        /// Also compare with this model, run on the CPU: divergence, and how often both hold the same token the likeliest
+        #[arg(long, value_name = "F.coexec")]
+        reference: Option<PathBuf>,
         #[command(flatten)]
         engine: EngineArgs,
         /// What to print
         #[arg(long, value_enum, default_value = "text")]
         format: Format,
     },
+    /// Recipes × models in one table with plots: quality against pruning, shadow bytes and simulated prefill speed
+    Sweep(super::sweep::SweepArgs),
     /// Logits of every position of a prompt as .npz: ids [tokens], logits f32 [tokens, vocab]
     Logits {
         /// The prompt
@@ -47,12 +58,20 @@ enum EvalCommand {
 
 pub(crate) fn eval(args: &EvalArgs, cancel: &CancelToken) -> anyhow::Result<()> {
     match &args.command {
-        EvalCommand::Perplexity { text, window, engine, format } => {
+        EvalCommand::Perplexity { text, window, windows, reference, engine, format } => {
             let text = read_text(text)?;
             let opened = engine.engine()?;
+            let windows = Windows::of_text(&opened, &text, *window, *windows)?;
+            let reference = match reference {
+                Some(path) => {
+                    let options = EngineOptions { npu: NpuChoice::None, ..opened.options().clone() };
+                    Some(windows.reference(&Engine::open(path, options)?, cancel)?)
+                }
+                None => None,
+            };
             let bar =
                 ProgressBar::new(0).with_style(ProgressStyle::with_template("{bar:32} {pos}/{len} windows {eta}")?);
-            let result = eval::perplexity(&opened, &text, *window, cancel, &mut |done, total| {
+            let result = eval::quality(&opened, &windows, reference.as_ref(), cancel, &mut |done, total| {
                 bar.set_length(total as u64);
                 bar.set_position(done as u64);
             });
@@ -60,25 +79,39 @@ pub(crate) fn eval(args: &EvalArgs, cancel: &CancelToken) -> anyhow::Result<()> 
             let p = result?;
             match format {
                 Format::Json => {
-                    let mut json = serde_json::to_value(p)?;
+                    let mut json = serde_json::to_value(&p)?;
                     json["model"] = engine.model_name().into();
                     json["npu_device"] = opened.npu_device().into();
-                    json["shadow"] = opened.options().shadow.into();
+                    json["activations"] = opened.options().schedule.to_string().into();
                     println!("{json}");
                 }
-                Format::Text => println!(
-                    "perplexity {:.4} ± {:.4} over {} tokens ({} windows of {}), {}, NPU {}",
-                    p.perplexity,
-                    p.std_error,
-                    p.scored_tokens,
-                    p.windows,
-                    p.window_tokens,
-                    engine.model_name(),
-                    opened.npu_device()
-                ),
+                Format::Text => {
+                    println!(
+                        "perplexity {:.4} ± {:.4} over {} tokens ({} windows of {}), {}, NPU {}, activations {}",
+                        p.perplexity,
+                        p.std_error,
+                        p.scored_tokens,
+                        p.windows,
+                        p.window_tokens,
+                        engine.model_name(),
+                        opened.npu_device(),
+                        opened.options().schedule,
+                    );
+                    if let Some(r) = &p.reference {
+                        println!(
+                            "reference {:.4} ({:+.2} %), divergence {:.5} ± {:.5} nats, same likeliest token {:.2} %",
+                            r.perplexity,
+                            100.0 * (p.perplexity / r.perplexity - 1.0),
+                            r.kl,
+                            r.kl_std_error,
+                            100.0 * r.top1
+                        );
+                    }
+                }
             }
             Ok(())
         }
+        EvalCommand::Sweep(args) => super::sweep::sweep(args, cancel),
         EvalCommand::Logits { prompt, out, engine } => {
             let opened = engine.engine()?;
             let result = eval::prompt_logits(&opened, prompt, cancel)?;

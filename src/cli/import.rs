@@ -13,6 +13,7 @@ use coexec::{
     },
     runtime::{
         import::{ImportOptions, ImportProgress},
+        recipe::{self, Recipe},
         transform::{self, WatchedText},
     },
 };
@@ -53,9 +54,13 @@ pub(crate) struct RandomModelArgs {
 
 #[derive(Debug, Args)]
 struct PackArgs {
-    /// Format of the linears: f32, f16, q8, q4 or q4s
-    #[arg(long, default_value = "q8", value_name = "FORMAT")]
-    weights: WeightFormat,
+    /// Format of the linears: f32, f16, q8, q4 or q4s [default: q8]
+    #[arg(long, value_name = "FORMAT")]
+    weights: Option<WeightFormat>,
+    /// How to quantise, in one line: transforms (smooth, rotate), weights (q8, q4, q4s), how linears run on the NPU (u8,
+    /// u8+shadow, u8+float, u16, or auto=1% for what keeps that quality), scales=max|p99.9|mse|output; e.g. smooth,q8,auto
+    #[arg(long, default_value = "q8", conflicts_with = "weights", value_name = "RECIPE")]
+    quant: Recipe,
     /// Format of the embedding, of which a token reads one row [default: q8 beside 4-bit linears, else theirs]
     #[arg(long, value_name = "FORMAT")]
     embed: Option<WeightFormat>,
@@ -80,7 +85,7 @@ struct PackArgs {
 impl PackArgs {
     fn options(&self, calibrate: Option<String>, cancel: &CancelToken) -> ImportOptions {
         ImportOptions {
-            weights: self.weights,
+            weights: self.weights.or(self.quant.weights).unwrap_or(WeightFormat::Q8),
             embed: self.embed,
             head: self.head,
             quantizer: self.quantizer,
@@ -101,18 +106,18 @@ pub(crate) fn import(args: &ImportArgs, cancel: &CancelToken) -> anyhow::Result<
     if let (Some(seed), Some(text)) = (args.outliers, &options.calibrate) {
         let (max_tokens, threads, cancel) = (options.calibration_tokens, options.threads, cancel.clone());
         let rare = transform::rare_neurons(&*source, &WatchedText { text, max_tokens, threads, cancel })?;
-        return pack(&with_outliers(&*source, seed, &rare)?, &args.out, &options);
+        return pack(&with_outliers(&*source, seed, &rare)?, &args.out, &args.common, &options);
     }
-    pack(&*source, &args.out, &options)
+    pack(&*source, &args.out, &args.common, &options)
 }
 
 pub(crate) fn random_model(args: &RandomModelArgs, cancel: &CancelToken) -> anyhow::Result<()> {
     let source = random::RandomSource::new(random::named_config(&args.config)?, args.seed);
     let calibrate = args.calibrate.then(|| "random".to_owned());
-    pack(&source, &args.out, &args.common.options(calibrate, cancel))
+    pack(&source, &args.out, &args.common, &args.common.options(calibrate, cancel))
 }
 
-fn pack(source: &dyn source::ModelSource, out: &Path, options: &ImportOptions) -> anyhow::Result<()> {
+fn pack(source: &dyn source::ModelSource, out: &Path, args: &PackArgs, options: &ImportOptions) -> anyhow::Result<()> {
     let bar = ProgressBar::new(0)
         .with_style(ProgressStyle::with_template("{bar:32} {percent:>3} %  {msg}  {elapsed}")?.progress_chars("━━╌"));
     let mut progress = |p: ImportProgress| {
@@ -120,7 +125,8 @@ fn pack(source: &dyn source::ModelSource, out: &Path, options: &ImportOptions) -
         bar.set_position(p.done);
         bar.set_message(p.tensor.to_string());
     };
-    let result = coexec::runtime::import::import(source, out, options, &mut progress);
+    let recipe = Recipe { weights: Some(options.weights), ..args.quant.clone() };
+    let result = recipe::cook(source, out, &recipe, options, &mut progress);
     bar.finish_and_clear();
     let summary = result?;
     eprintln!("{}", describe(&source.describe(), &summary, options));

@@ -12,9 +12,11 @@ mod inspect;
 mod limits;
 mod plan;
 mod run;
+mod schedule;
 mod selftest;
 mod shared;
 mod simulate;
+mod sweep;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -67,6 +69,8 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Run a prefill's schedule on a virtual clock
     Simulate(simulate::SimulateArgs),
+    /// Measure each linear on a text and decide how it runs on the NPU: u8, u8 with shadow, or u16
+    Schedule(schedule::ScheduleArgs),
     /// Measure quality: perplexity, logits
     Eval(eval::EvalArgs),
     /// Measure speed, with llama-bench's columns
@@ -178,6 +182,7 @@ fn dispatch(command: Option<Command>, cancel: &CancelToken) -> anyhow::Result<()
         Some(Command::Inspect(args)) => inspect::inspect(&args),
         Some(Command::Plan(args)) => plan::plan(&args),
         Some(Command::Simulate(args)) => simulate::simulate(&args),
+        Some(Command::Schedule(args)) => schedule::schedule(&args, cancel),
         Some(Command::Eval(args)) => eval::eval(&args, cancel),
         Some(Command::Bench(args)) => bench::bench(&args, cancel),
     }

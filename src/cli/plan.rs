@@ -81,14 +81,14 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<()> {
         println!("  {processor} {stage:<16} {count}");
     }
     if let Some(calibration) = engine.model().calibration() {
-        println!("\nshadow (importance is the share of the input's energy that clipping takes away)");
+        println!("\nhow linears run (with importance: what the model's quality loses without shadow)");
         for l in 0..config.num_hidden_layers {
             let cells: Vec<String> = LinearKind::ALL
                 .iter()
                 .filter_map(|kind| {
                     let c = calibration.linear(LayerIdx(l), *kind)?;
-                    let state = if options.shadowed[l as usize][kind.index()] { "on" } else { "off" };
-                    Some(format!("{kind} {state} {:.1e} ({} hot)", c.importance, c.hot_channels.len()))
+                    let treatment = options.schedule[l as usize][kind.index()];
+                    Some(format!("{kind} {treatment} {:.1e} ({} hot)", c.importance, c.hot_channels.len()))
                 })
                 .collect();
             println!("  L{l:<3} {}", cells.join("  "));

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use coexec::{
-    Engine, EngineOptions, KvDtype, NpuChoice, PolicyKind,
+    Engine, EngineOptions, KvDtype, NpuChoice, PolicyKind, ScheduleChoice,
     model::packed::PackedFile,
     npu::qnn::PerformancePolicy,
     runtime::{
@@ -19,9 +19,19 @@ use std::{
 };
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum OnOff {
-    On,
-    Off,
+enum Activations {
+    /// What calibration found right for the model
+    Auto,
+    /// 8-bit codes, nothing corrected
+    U8,
+    /// 8-bit codes; what they clip is corrected on the CPU
+    #[value(name = "u8+shadow")]
+    Shadow,
+    /// 8-bit codes; the hot channels are computed on the CPU, in float
+    #[value(name = "u8+float")]
+    Split,
+    /// 16-bit codes
+    U16,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -89,12 +99,12 @@ pub(crate) struct EngineArgs {
     /// Who picks the next task: in-order, npu-stall, critical-path or staggered
     #[arg(long, default_value = "staggered")]
     pub(crate) policy: String,
-    /// Correct clipped activations on the CPU
-    #[arg(long, value_enum, default_value = "on")]
-    shadow: OnOff,
-    /// Share of the linears, least important first, that run without shadow
-    #[arg(long, default_value_t = 0.0, value_name = "RATE")]
-    prune: f32,
+    /// How linears run on the NPU: auto is what calibration found right for the model
+    #[arg(long, value_enum, default_value = "auto")]
+    activations: Activations,
+    /// With u8+shadow: share of the linears, least important first, that run without shadow
+    #[arg(long, value_name = "RATE")]
+    prune: Option<f32>,
     /// How K and V are stored
     #[arg(long, value_enum, default_value = "f16")]
     kv: Kv,
@@ -152,8 +162,16 @@ impl EngineArgs {
                 ..QnnChoice::default()
             },
             policy: self.policy.parse::<PolicyKind>()?,
-            shadow: matches!(self.shadow, OnOff::On),
-            pruning_rate: self.prune,
+            schedule: match (self.activations, self.prune) {
+                (Activations::Auto, None) => ScheduleChoice::File,
+                (Activations::Auto | Activations::Shadow, rate) => {
+                    ScheduleChoice::Shadow { pruning_rate: rate.unwrap_or(0.0) }
+                }
+                (Activations::U8, None) => ScheduleChoice::Plain,
+                (Activations::U16, None) => ScheduleChoice::Wide,
+                (Activations::Split, None) => ScheduleChoice::Split,
+                (_, Some(_)) => anyhow::bail!("option --prune: only u8+shadow has a shadow to leave out"),
+            },
             kv: match self.kv {
                 Kv::F32 => KvDtype::F32,
                 Kv::F16 => KvDtype::F16,
@@ -233,6 +251,11 @@ fn embedded() -> anyhow::Result<PackedFile> {
 /// Weights of a packed model, without the second copy of hot channels' rows.
 pub(crate) fn parameters(summary: &coexec::model::packed::PackedSummary) -> u64 {
     summary.kinds.iter().filter(|(kind, _)| *kind != "rows_f16").map(|(_, total)| total.elems).sum()
+}
+
+/// `1%` or `0.01`.
+pub(crate) fn parse_percent(text: &str) -> Result<f64, String> {
+    coexec::runtime::recipe::share(text).ok_or_else(|| "use a share such as 1% or 0.01".to_owned())
 }
 
 /// Reads a text file, naming it in the error.

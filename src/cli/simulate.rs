@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::Args;
 use coexec::{
     PolicyKind,
-    model::{DecoderConfig, random},
+    model::{DecoderConfig, Treatment, random},
     npu::DeviceProfile,
     runtime::{
         compile::EstimateReport,
@@ -125,10 +125,12 @@ pub(crate) fn simulate(args: &SimulateArgs) -> anyhow::Result<()> {
     };
     let timing = if estimates.is_some() { "compiler's estimates" } else { args.timing.as_str() };
     let source = format!("NPU: {npu_source}; {}", StageCosts::CPU_SOURCE);
+    let treatment = if args.no_shadow { Treatment::Plain } else { Treatment::Shadow };
     let options = PlanOptions {
         placement: Placement::Split,
         chunk_lens: chunk_len.clone(),
-        shadowed: vec![[!args.no_shadow; 4]; config.num_hidden_layers as usize],
+        schedule: vec![[treatment; 4]; config.num_hidden_layers as usize],
+        clipped: Vec::new(),
         all_logits: false,
         cpu_workers: args.cpu_workers,
         max_chunks_in_flight: 8,

@@ -13,6 +13,7 @@ use coexec::{
     runtime::{
         import::{ImportOptions, import},
         prefill::{LogitsWanted, PrefillOptions},
+        recipe,
     },
 };
 use std::{
@@ -108,6 +109,15 @@ impl Packed {
         let options = ImportOptions { weights, calibrate, threads: 2, ..ImportOptions::default() };
         import(source, &path, &options, &mut |_| {}).unwrap_or_else(|e| panic!("{}: {e}", source.describe()));
         Self { _dir: dir, path }
+    }
+
+    /// By a recipe, calibrated on the demo model's text.
+    pub(crate) fn cooked(source: &dyn ModelSource, recipe: &str) -> Self {
+        let options = ImportOptions { calibrate: Some(calibration_text()), threads: 2, ..ImportOptions::default() };
+        Self::written(|path| {
+            recipe::cook(source, path, &recipe.parse().expect("a recipe"), &options, &mut |_| {})
+                .unwrap_or_else(|e| panic!("{}, {recipe}: {e}", source.describe()));
+        })
     }
 
     /// A file that `write` leaves at the path that it is given.

@@ -266,18 +266,24 @@ pub(crate) fn calibration(file: &str, config: &DecoderConfig, calibration: &Cali
         for (kind, linear) in LinearKind::ALL.into_iter().zip(layer) {
             let place = || format!("layer {l}, {kind}");
             let (_, k) = config.linear_shape(kind);
-            if !positive(linear.input_scale) {
-                return bad(place(), format!("input scale {} is not finite and positive", linear.input_scale));
-            }
             let parts = config.linear_parts(kind).len();
-            if linear.output_scales.len() != parts {
-                return bad(place(), format!("has {} output scales, needs {parts}", linear.output_scales.len()));
-            }
-            if let Some(scale) = linear.output_scales.iter().find(|s| !positive(**s)) {
-                return bad(place(), format!("output scale {scale} is not finite and positive"));
+            let own = [&linear.plain, &linear.wide, &linear.split].into_iter().flatten().map(|s| (s.input, &s.outputs));
+            for (input, outputs) in own.chain([(linear.input_scale, &linear.output_scales)]) {
+                if !positive(input) {
+                    return bad(place(), format!("input scale {input} is not finite and positive"));
+                }
+                if outputs.len() != parts {
+                    return bad(place(), format!("has {} output scales, needs {parts}", outputs.len()));
+                }
+                if let Some(scale) = outputs.iter().find(|s| !positive(**s)) {
+                    return bad(place(), format!("output scale {scale} is not finite and positive"));
+                }
             }
             if !linear.importance.is_finite() {
                 return bad(place(), format!("importance {} is not finite", linear.importance));
+            }
+            if !(0.0..=1.0).contains(&linear.clipped_share) {
+                return bad(place(), format!("clipped share {} is not 0 … 1", linear.clipped_share));
             }
             if let Some(pair) = linear.hot_channels.windows(2).find(|w| w[0] >= w[1]) {
                 return bad(place(), format!("hot channels {} and {} are not ascending", pair[0], pair[1]));

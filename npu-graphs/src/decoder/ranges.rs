@@ -179,8 +179,8 @@ impl Ranges {
         let mut layers = Vec::new();
         for layer in (0..config.num_hidden_layers).map(LayerIdx) {
             let scales = |kind| scales_of(calibration, layer, kind, config.linear_parts(kind).len());
-            let input = |kind| Ok::<f32, BuildError>(scales(kind)?.input_scale * 127.0);
-            let output = |kind, part: usize| Ok::<f32, BuildError>(scales(kind)?.output_scales[part] * 127.0);
+            let input = |kind| Ok::<f32, BuildError>(scales(kind)?.scales().0 * 127.0);
+            let output = |kind, part: usize| Ok::<f32, BuildError>(scales(kind)?.scales().1[part] * 127.0);
             let biases = largest_biases(config, layer, weights)?;
             let part = |part: usize| Ok::<f32, BuildError>(output(LinearKind::Qkv, part)? + biases[part]);
             let (q, k, v) = (part(0)?, part(1)?, part(2)?);

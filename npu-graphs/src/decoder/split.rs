@@ -7,7 +7,7 @@ use super::{
     Activation, BuildError, NpuWeights, ZERO_POINT_U8, ZERO_POINT_U16, check_chunk_lens, check_groups, dim, layers_of,
 };
 use crate::{ContextSpec, Encoding, GraphSpec, OpSpec, TensorSpec, WeightSpec};
-use coexec_model::{Calibration, DecoderConfig, LayerIdx, LinearKind, TensorName};
+use coexec_model::{Calibration, DecoderConfig, LayerIdx, LinearKind, TensorName, Treatment};
 use std::ops::Range;
 
 /// What [`split_context`] builds.
@@ -43,7 +43,8 @@ pub fn part_names(kind: LinearKind) -> &'static [&'static str] {
 }
 
 /// The graphs of placement `split`. Scales are those of calibration in u8 (zero point 128), a 256th of them in u16 (zero
-/// point 32768), so both cover the same range; f16 uses none and takes any calibration.
+/// point 32768), so both cover the same range; f16 uses none and takes any calibration. Of linears that calibration has as
+/// [`Treatment::Wide`] the graphs in u8 are in u16.
 ///
 /// # Errors
 /// When calibration does not fit the model, a chunk length is 0 or given twice, or sizes are out of every device's range.
@@ -75,11 +76,12 @@ fn linear_graph(
     chunk_len: usize,
 ) -> Result<GraphSpec, BuildError> {
     let (parts, names) = (config.linear_parts(kind), part_names(kind));
-    let (encoding_in, encodings_out) = encodings(calibration, options.activation, layer, kind, parts.len())?;
+    let (activation, encoding_in, encodings_out) =
+        encodings(calibration, options.activation, layer, kind, parts.len())?;
     let (_, k) = config.linear_shape(kind);
     check_groups(config, options.weights, layer.0, kind)?;
     let tensor = |name: &str, width: usize, encoding: Encoding| {
-        TensorSpec::activation(name, dim(chunk_len), dim(width), options.activation.dtype(), encoding)
+        TensorSpec::activation(name, dim(chunk_len), dim(width), activation.dtype(), encoding)
     };
     let mut graph = GraphSpec {
         name: graph_name(kind, layer, chunk_len),
@@ -107,24 +109,27 @@ fn linear_graph(
     Ok(graph)
 }
 
-/// Encoding of the input and of each part.
+/// Element type of the activations, encoding of the input and of each part.
 fn encodings(
     calibration: &Calibration,
     activation: Activation,
     layer: LayerIdx,
     kind: LinearKind,
     parts: usize,
-) -> Result<(Encoding, Vec<Encoding>), BuildError> {
+) -> Result<(Activation, Encoding, Vec<Encoding>), BuildError> {
+    if activation == Activation::F16 {
+        return Ok((activation, Encoding::None, vec![Encoding::None; parts]));
+    }
+    let linear = scales_of(calibration, layer, kind, parts)?;
+    let wide = activation == Activation::U16 || linear.treatment == Treatment::Wide;
+    let activation = if wide { Activation::U16 } else { Activation::U8 };
     let of = |scale: &f32| match activation {
         Activation::U8 => Encoding::Tensor { scale: *scale, zero_point: ZERO_POINT_U8 },
         Activation::U16 => Encoding::Tensor { scale: *scale / 256.0, zero_point: ZERO_POINT_U16 },
         Activation::F16 => Encoding::None,
     };
-    if activation == Activation::F16 {
-        return Ok((Encoding::None, vec![Encoding::None; parts]));
-    }
-    let scales = scales_of(calibration, layer, kind, parts)?;
-    Ok((of(&scales.input_scale), scales.output_scales.iter().map(of).collect()))
+    let (input, outputs) = linear.scales();
+    Ok((activation, of(&input), outputs.iter().map(of).collect()))
 }
 
 /// The calibration of a linear, checked: one positive output scale per part.
@@ -135,15 +140,16 @@ pub(super) fn scales_of(
     parts: usize,
 ) -> Result<&coexec_model::LinearCalibration, BuildError> {
     let bad = |reason: String| BuildError::Calibration { layer: layer.0, kind, reason };
-    let scales = calibration.linear(layer, kind).ok_or_else(|| bad("has no entry for it".to_owned()))?;
-    if scales.output_scales.len() != parts {
-        let found = scales.output_scales.len();
+    let linear = calibration.linear(layer, kind).ok_or_else(|| bad("has no entry for it".to_owned()))?;
+    let (input, outputs) = linear.scales();
+    if outputs.len() != parts {
+        let found = outputs.len();
         return Err(bad(format!("has {found} output scales, the linear has {parts} parts")));
     }
-    for scale in scales.output_scales.iter().chain([&scales.input_scale]) {
+    for scale in outputs.iter().chain([&input]) {
         if !(scale.is_normal() && *scale > 0.0) {
             return Err(bad(format!("has scale {scale}, not a positive number")));
         }
     }
-    Ok(scales)
+    Ok(linear)
 }

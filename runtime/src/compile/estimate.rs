@@ -5,7 +5,7 @@
 
 use super::{CompileOptions, Numbers};
 use crate::{RuntimeError, prefill::plan::LinearTime};
-use coexec_model::{Calibration, DecoderConfig, LinearCalibration, LinearKind, TensorName, layout::GROUP};
+use coexec_model::{Calibration, DecoderConfig, LinearCalibration, LinearKind, TensorName, Treatment, layout::GROUP};
 use coexec_npu::{
     BlockRows, NpuDevice, NpuWeights, Ranges, WeightError, WeightSource,
     qnn::{CompilerEstimate, QnnDevice},
@@ -171,6 +171,11 @@ pub(super) fn synthetic_calibration(config: &DecoderConfig) -> Calibration {
         output_scales: vec![0.03; config.linear_parts(kind).len()],
         hot_channels: Vec::new(),
         importance: 0.0,
+        clipped_share: 0.0,
+        plain: None,
+        wide: None,
+        split: None,
+        treatment: Treatment::default(),
     };
     let layers = (0..config.num_hidden_layers).map(|_| LinearKind::ALL.map(linear)).collect();
     Calibration { tokens: 0, layers }

@@ -113,6 +113,11 @@ impl QnnBackend {
                 );
                 return Err(RuntimeError::Compiled { path: dir.clone(), reason });
             }
+            if o.schedule != model.own_schedule() {
+                let reason = "was made for another schedule of u8, shadow and u16; leave --activations, --shadow and --prune \
+                    out, or leave --npu-dir out so that graphs are made";
+                return Err(RuntimeError::Compiled { path: dir.clone(), reason: reason.to_owned() });
+            }
             let missing = chunk_lens.iter().find(|c| !compiled.options.chunk_lens.contains(c));
             if let Some(missing) = missing {
                 let has = &compiled.options.chunk_lens;
@@ -127,6 +132,7 @@ impl QnnBackend {
             chunk_lens: chunk_lens.to_vec(),
             share_weights: device.target == Target::Device,
             record: false,
+            schedule: model.own_schedule(),
             ..CompileOptions::default()
         };
         let cache = self.choice.cache_dir.clone().or_else(cache_dir).ok_or_else(|| RuntimeError::Option {

@@ -6,7 +6,7 @@
 
 use crate::layer::{ForwardScratch, QkvBuffers};
 use coexec_cpu::{LinearInput, LinearScratch, Residuals};
-use coexec_model::LinearKind;
+use coexec_model::{LinearKind, Treatment};
 use coexec_npu::Bindings;
 use parking_lot::Mutex;
 
@@ -37,14 +37,15 @@ pub struct MainBuffers {
 /// of each part `[chunk_len, width]`.
 #[derive(Debug, Default)]
 pub struct NpuBuffers {
-    bindings: [Option<Bindings>; 4],
+    /// By linear, for u8 and for u16 codes.
+    bindings: [[Option<Bindings>; 2]; 4],
 }
 
 impl NpuBuffers {
     /// The buffers of a linear, once [`Self::allocate`] made them.
     #[must_use]
-    pub fn get(&self, kind: LinearKind) -> Option<&Bindings> {
-        self.bindings[kind.index()].as_ref()
+    pub fn get(&self, kind: LinearKind, treatment: Treatment) -> Option<&Bindings> {
+        self.bindings[kind.index()][treatment.code_bytes() - 1].as_ref()
     }
 
     /// The buffers of a linear, made by `alloc` at first use and kept for all layers.
@@ -54,9 +55,10 @@ impl NpuBuffers {
     pub fn allocate<E>(
         &mut self,
         kind: LinearKind,
+        treatment: Treatment,
         alloc: impl FnOnce() -> Result<Bindings, E>,
     ) -> Result<&Bindings, E> {
-        let slot = &mut self.bindings[kind.index()];
+        let slot = &mut self.bindings[kind.index()][treatment.code_bytes() - 1];
         Ok(match slot {
             Some(bindings) => bindings,
             None => slot.insert(alloc()?),

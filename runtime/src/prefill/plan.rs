@@ -7,7 +7,7 @@
 
 use super::chunks::{Chunk, Rung, cut, cut_evenly};
 use crate::{RuntimeError, calibrate};
-use coexec_model::{DecoderConfig, LinearKind};
+use coexec_model::{DecoderConfig, LinearKind, Schedule, Treatment};
 use coexec_npu::{
     DeviceProfile, Dtype, WeightEncoding,
     profile::{LinearShape, estimate_linear_us},
@@ -120,6 +120,9 @@ impl StageCosts {
     pub const CPU_SOURCE: &'static str = "CPU: llm.npu Table 3 (INT8 64x2048x2048 in 4.2 ms, taken as 4 workers) and 1 ns per \
          float and worker, which gives the paper's CPU time of half the NPU's at prompt 256";
 
+    /// Time of a linear in u16 over that in u8, by the estimates of Qualcomm's compiler (docs/qnn.md).
+    pub const WIDE_TIMES: f64 = 1.45;
+
     /// Costs of a phone: the NPU by `npu`'s timing model, the CPU by [`Self::CPU_SOURCE`].
     #[must_use]
     pub fn phone(npu: DeviceProfile) -> Self {
@@ -132,15 +135,17 @@ impl StageCosts {
         }
     }
 
-    fn npu_linear_ns(&self, kind: LinearKind, m: usize, n: usize, k: usize) -> f64 {
+    fn npu_linear_ns(&self, kind: LinearKind, treatment: Treatment, m: usize, n: usize, k: usize) -> f64 {
+        // The timing model's u16 may come from another source than its u8: one ratio keeps them comparable.
+        let times = if treatment == Treatment::Wide { Self::WIDE_TIMES } else { 1.0 };
         if let Some(known) = self.linears.iter().find(|l| l.kind == kind && l.chunk_len == m) {
-            return known.us * 1e3;
+            return known.us * 1e3 * times;
         }
         let shape = LinearShape { m, k, n, activation: Dtype::U8, weights: WeightEncoding::PerChannelI8 };
         estimate_linear_us(&self.npu, shape).map_or_else(
             // A profile without timing: the paper's NPU is about five times its CPU.
-            || m as f64 * n as f64 * k as f64 * self.cpu_ns_per_mac / 20.0,
-            |estimate| estimate.us * 1e3,
+            || m as f64 * n as f64 * k as f64 * self.cpu_ns_per_mac / 20.0 * times,
+            |estimate| estimate.us * 1e3 * times,
         )
     }
 }
@@ -152,8 +157,10 @@ pub struct PlanOptions {
     pub placement: Placement,
     /// Tokens that a chunk may hold. The CPU takes the longest.
     pub chunk_lens: Vec<usize>,
-    /// Per layer and linear: whether it is corrected in shadow.
-    pub shadowed: Vec<[bool; 4]>,
+    /// Per layer and linear: how it runs on the NPU.
+    pub schedule: Schedule,
+    /// Per layer and linear: share of the input that shadow is expected to correct; where missing, that of the costs.
+    pub clipped: Vec<[f32; 4]>,
     /// Whether every position's logits are wanted, not only the last one's.
     pub all_logits: bool,
     /// CPU workers.
@@ -243,13 +250,18 @@ impl Builder<'_> {
             Stage::Linear(kind) => {
                 let (n, k) = shape(kind);
                 match self.options.placement {
-                    Placement::Split => costs.npu_linear_ns(kind, c.chunk_len, n as usize, k as usize),
+                    Placement::Split => {
+                        let treatment = self.treatment(kind, layer);
+                        costs.npu_linear_ns(kind, treatment, c.chunk_len, n as usize, k as usize)
+                    }
                     Placement::Cpu => m * n * k * costs.cpu_ns_per_mac,
                 }
             }
             Stage::Shadow(kind) => {
                 let (n, k) = shape(kind);
-                m * k * costs.clipped_share * n * costs.cpu_ns_per_mac + elems(n / 16.0)
+                let clipped =
+                    self.options.clipped.get(layer).map_or(costs.clipped_share, |l| f64::from(l[kind.index()]));
+                m * k * clipped * n * costs.cpu_ns_per_mac + elems(n / 16.0)
             }
             Stage::Out => {
                 let last = layer + 1 == config.num_hidden_layers as usize;
@@ -259,10 +271,14 @@ impl Builder<'_> {
         }
     }
 
+    fn treatment(&self, kind: LinearKind, layer: usize) -> Treatment {
+        self.options.schedule.get(layer).map_or(Treatment::Plain, |layer| layer[kind.index()])
+    }
+
     /// A linear and its shadow; returns what the consumer waits for.
     fn linear(&mut self, kind: LinearKind, layer: usize, chunk: usize, c: Chunk, input: TaskId) -> Vec<TaskId> {
         let mut ends = vec![self.add(Stage::Linear(kind), layer, chunk, c, &[input])];
-        if self.options.placement == Placement::Split && self.options.shadowed[layer][kind.index()] {
+        if self.options.placement == Placement::Split && self.treatment(kind, layer).has_shadow() {
             ends.push(self.add(Stage::Shadow(kind), layer, chunk, c, &[input]));
         }
         ends
@@ -277,7 +293,7 @@ pub fn rungs(config: &DecoderConfig, costs: &StageCosts, chunk_lens: &[usize]) -
             .iter()
             .map(|kind| {
                 let (n, k) = config.linear_shape(*kind);
-                costs.npu_linear_ns(*kind, chunk_len, n, k)
+                costs.npu_linear_ns(*kind, Treatment::Plain, chunk_len, n, k)
             })
             .sum();
         Rung { chunk_len, cost_ns: (layer_ns * f64::from(config.num_hidden_layers)).max(1.0) as u64 }

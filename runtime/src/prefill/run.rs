@@ -13,7 +13,7 @@ use crate::{
     shadow::{Join, OutputPart, ShadowRows},
 };
 use coexec_cpu::{Ctx, Kernels, Pool};
-use coexec_model::{LayerIdx, LinearCalibration, LinearKind, WeightFormat};
+use coexec_model::{LayerIdx, LinearCalibration, LinearKind, Treatment, WeightFormat};
 use coexec_scheduler::{CancelToken, Driver, Executor, Policy, RunError, RunReport, TaskId};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -64,7 +64,6 @@ pub(crate) struct Runner<'a> {
     pub(crate) tokens: &'a [u32],
     pub(crate) pool: &'a Pool,
     pub(crate) kernels: &'static Kernels,
-    pub(crate) shadowed: &'a [[bool; 4]],
     pub(crate) all_logits: bool,
     pub(crate) jitter_us: u64,
 }
@@ -281,16 +280,31 @@ impl Execution<'_> {
             return Ok(());
         }
         let k = self.runner.model.linear(l, kind).k();
-        let scale = self.calibration(kind, l)?.input_scale;
+        let calibration = self.calibration(kind, l)?;
+        let (treatment, (scale, _)) = (calibration.treatment, calibration.scales());
         let chunk_len = self.runner.plan.chunks[chunk].chunk_len;
         let parts = self.runner.model.config().linear_parts(kind);
         let mut npu = self.buffers[chunk].npu.lock();
-        let bindings = npu.allocate(kind, || self.npu()?.bindings(chunk_len, k, &parts))?;
+        let bindings =
+            npu.allocate(kind, treatment, || self.npu()?.bindings(chunk_len * treatment.code_bytes(), k, &parts))?;
         let mut codes = bindings.inputs[0].write()?;
         let mut shadow = self.buffers[chunk].shadow.lock();
-        let (used, padding) = codes.split_at_mut(main.input.len());
-        coexec_cpu::quantize_u8(&self.ctx(lanes), &main.input, k, scale, used, &mut shadow.residuals)?;
-        padding.fill(128);
+        let (used, padding) = codes.split_at_mut(main.input.len() * treatment.code_bytes());
+        let (ctx, residuals) = (self.ctx(lanes), &mut shadow.residuals);
+        if treatment == Treatment::Wide {
+            coexec_cpu::quantize_u16(&ctx, &main.input, k, scale / 256.0, used, residuals)?;
+            padding.chunks_exact_mut(2).for_each(|code| code.copy_from_slice(&32_768u16.to_le_bytes()));
+        } else if treatment == Treatment::Split {
+            let mut rest = main.input.clone();
+            let hot = &calibration.hot_channels;
+            rest.chunks_exact_mut(k).for_each(|row| hot.iter().for_each(|c| row[*c as usize] = 0.0));
+            coexec_cpu::quantize_u8(&ctx, &rest, k, scale, used, residuals)?;
+            residuals.add_channels(&main.input, k, hot)?;
+            padding.fill(128);
+        } else {
+            coexec_cpu::quantize_u8(&ctx, &main.input, k, scale, used, residuals)?;
+            padding.fill(128);
+        }
         self.clipped.fetch_add(shadow.residuals.len() as u64, Ordering::Relaxed);
         Ok(())
     }
@@ -300,7 +314,8 @@ impl Execution<'_> {
     }
 
     fn npu_linear(&self, kind: LinearKind, l: usize, chunk: usize) -> Result<(), RuntimeError> {
-        let bindings = self.buffers[chunk].npu.lock().get(kind).cloned().unwrap_or_default();
+        let treatment = self.calibration(kind, l)?.treatment;
+        let bindings = self.buffers[chunk].npu.lock().get(kind, treatment).cloned().unwrap_or_default();
         self.npu()?.run(self.runner.plan.chunks[chunk].chunk_len, l, kind, &bindings)
     }
 
@@ -331,7 +346,8 @@ impl Execution<'_> {
         let weight = self.runner.model.linear(l, kind);
         let npu = self.buffers[chunk].npu.lock();
         let shadow = self.buffers[chunk].shadow.lock();
-        let bindings = npu.get(kind).cloned().unwrap_or_default();
+        let (treatment, (input_scale, output_scales)) = (calibration.treatment, calibration.scales());
+        let bindings = npu.get(kind, treatment).cloned().unwrap_or_default();
         let input = bindings.inputs.first().map(coexec_npu::NpuBuffer::read).transpose()?;
         let outputs = bindings.outputs.iter().map(coexec_npu::NpuBuffer::read).collect::<Result<Vec<_>, _>>()?;
         let mut first = 0;
@@ -341,7 +357,7 @@ impl Execution<'_> {
             .config()
             .linear_parts(kind)
             .into_iter()
-            .zip(&calibration.output_scales)
+            .zip(output_scales)
             .zip(&outputs)
             .map(|((width, scale), codes)| {
                 first += width;
@@ -352,10 +368,11 @@ impl Execution<'_> {
             m: self.runner.plan.chunks[chunk].tokens,
             n: weight.n(),
             parts: &parts,
-            correction: self.runner.shadowed[l][kind.index()].then_some(&shadow.corrections[kind.index()][..]),
+            correction: treatment.has_shadow().then_some(&shadow.corrections[kind.index()][..]),
             input_codes: input.as_deref().unwrap_or_default(),
-            input_scale: calibration.input_scale,
+            input_scale,
             weight,
+            wide: treatment == Treatment::Wide,
         };
         let output = &mut main.outputs[kind.index()];
         output.resize(join.m * join.n, 0.0);

@@ -7,7 +7,7 @@ mod round_trip;
 use super::{PackedError, PackedFile, PackedOptions, PackedWriter, TensorKind};
 use crate::{
     Calibration, DecoderConfig, GenerationDefaults, LayerIdx, LayerTensor, LinearCalibration, LinearKind, RopeScaling,
-    TensorName, TokenId, TokenizerData, WeightFormat,
+    TensorName, TokenId, TokenizerData, Treatment, WeightFormat,
 };
 use std::path::Path;
 
@@ -53,6 +53,11 @@ pub(super) fn odd_calibration(config: &DecoderConfig) -> Calibration {
         // Some linears without hot channels.
         hot_channels: if kind == LinearKind::O && layer == 0 { vec![] } else { vec![0, 3, 17] },
         importance: -0.123_456_79,
+        clipped_share: 0.0,
+        plain: None,
+        wide: None,
+        split: None,
+        treatment: Treatment::default(),
     };
     let layers = (0..config.num_hidden_layers).map(|l| LinearKind::ALL.map(|kind| linear(kind, l))).collect();
     Calibration { tokens: 12_345, layers }

@@ -1,0 +1,428 @@
+//! `coexec eval sweep`: recipes × models in one table, and quality against what it costs.
+
+use super::shared::{read_text, write_file};
+use anyhow::Context as _;
+use clap::Args;
+use coexec::{
+    CancelToken, Engine, EngineOptions, NpuChoice, ScheduleChoice,
+    model::{
+        Calibration, Schedule, WeightFormat,
+        packed::PackedFile,
+        random,
+        source::{self, ModelSource},
+    },
+    runtime::{
+        calibrate,
+        eval::{Quality, Reference, Windows},
+        import::ImportOptions,
+        recipe::{self, Recipe},
+        schedule::{Bench, Phone, ScheduleOptions},
+        study::{self, RankCorrelation},
+        transform::{self, WatchedText},
+    },
+};
+use plotters::prelude::*;
+use serde::Serialize;
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
+
+/// What is compared unless --recipe says otherwise. `cpu` in front: the CPU path, which is decode's.
+const RECIPES: [&str; 22] = [
+    "cpu:q8",
+    "cpu:q4s",
+    "cpu:q4s,gptq",
+    "cpu:q4",
+    "cpu:q4,gptq",
+    "q8,u8,scales=max",
+    "q8,u8,scales=p99.9",
+    "q8,u8,scales=mse",
+    "q8,u8",
+    "q8,u8+float",
+    "q8,u8+shadow",
+    "smooth,q8,u8",
+    "smooth,q8,u8+shadow",
+    "rotate,q8,u8",
+    "rotate,q8,u8+shadow",
+    "q8,u16",
+    "q4,u8",
+    "q4,u8+shadow",
+    "q4,u16",
+    "q4,gptq,u16",
+    "smooth,q8,auto=1%",
+    "q8,auto=1%",
+];
+/// Shape whose simulated prefill speed is shown: the models that can be measured here are far too small for it.
+const SPEED_SHAPE: &str = "qwen1.5-1.8b";
+
+#[derive(Debug, Args)]
+pub(crate) struct SweepArgs {
+    /// Models: Hugging Face directories or GGUF files
+    #[arg(required = true)]
+    models: Vec<PathBuf>,
+    /// Text to calibrate on
+    #[arg(long, value_name = "F")]
+    calibrate: PathBuf,
+    /// Text to measure on, which calibration does not see
+    #[arg(long, value_name = "F")]
+    text: PathBuf,
+    /// Windows to measure on
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    windows: usize,
+    /// Also measure an equivalent version of each model that has activation outliers, drawn by this seed
+    #[arg(long, value_name = "SEED")]
+    outliers: Option<u64>,
+    /// A recipe, as for `import --quant`, `cpu:` in front for the CPU path; may be repeated [default: all kinds]
+    #[arg(long, value_name = "RECIPE")]
+    recipe: Vec<String>,
+    /// Directory of accuracy.md, sweep.json and the plots
+    #[arg(long, short, value_name = "DIR")]
+    out: PathBuf,
+    /// CPU workers; 0 is one per core
+    #[arg(long, short = 't', default_value_t = 0, value_name = "N")]
+    threads: usize,
+}
+
+/// A recipe on a model.
+#[derive(Debug, Serialize)]
+struct Row {
+    model: String,
+    recipe: String,
+    file_bytes: u64,
+    /// Float rows of hot channels.
+    shadow_bytes: u64,
+    /// Simulated, as if the model had [`SPEED_SHAPE`].
+    simulated_tokens_per_s: Option<f64>,
+    quality: Quality,
+}
+
+/// A point of the curve of pruning.
+#[derive(Debug, Serialize)]
+struct Pruned {
+    model: String,
+    pruning_rate: f64,
+    shadow_bytes: u64,
+    simulated_tokens_per_s: f64,
+    quality: Quality,
+}
+
+#[derive(Debug, Serialize)]
+struct Importance {
+    model: String,
+    /// Of our estimate on the calibration text with leaving one out on the other text.
+    measured: RankCorrelation,
+    /// Of llm.npu's largest activation over scale.
+    max_over_scale: RankCorrelation,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Sweep {
+    simulated: String,
+    rows: Vec<Row>,
+    pruned: Vec<Pruned>,
+    importance: Vec<Importance>,
+}
+
+struct Sweeper<'a> {
+    args: &'a SweepArgs,
+    calibrate: String,
+    text: String,
+    cancel: &'a CancelToken,
+    dir: tempfile::TempDir,
+    out: Sweep,
+}
+
+pub(crate) fn sweep(args: &SweepArgs, cancel: &CancelToken) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make `{}`", args.out.display()))?;
+    let mut sweeper = Sweeper {
+        args,
+        calibrate: read_text(&args.calibrate)?,
+        text: read_text(&args.text)?,
+        cancel,
+        dir: tempfile::tempdir()?,
+        out: Sweep::default(),
+    };
+    for path in &args.models {
+        let source = source::open(path)?;
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        sweeper.model(&name, &*source)?;
+        if let Some(seed) = args.outliers {
+            let rare = transform::rare_neurons(&*source, &WatchedText::new(&sweeper.calibrate))?;
+            let loud = source::transform::outliers::with_outliers(&*source, seed, &rare)?;
+            sweeper.model(&format!("{name} + outliers"), &loud)?;
+        }
+    }
+    let json = serde_json::to_string(&sweeper.out)?;
+    write_file(&args.out.join("sweep.json"), |out| out.write_all(json.as_bytes()))?;
+    let table = sweeper.out.markdown()?;
+    write_file(&args.out.join("accuracy.md"), |out| out.write_all(table.as_bytes()))?;
+    let axes: [(&str, &str, Axis); 3] = [
+        ("pruning", "share of linears without shadow", |p| p.pruning_rate),
+        ("shadow-bytes", "bytes of float rows in memory", |p| p.shadow_bytes as f64),
+        ("speed", "tokens/s of a 512-token prompt, simulated, in the shape of Qwen1.5-1.8B", |p| {
+            p.simulated_tokens_per_s
+        }),
+    ];
+    for (name, axis, x) in axes {
+        plot(&args.out.join(format!("{name}.svg")), axis, &sweeper.out.pruned, x)?;
+    }
+    println!("{table}");
+    eprintln!("-> {}", args.out.display());
+    Ok(())
+}
+
+impl Sweeper<'_> {
+    fn options(&self) -> EngineOptions {
+        EngineOptions { threads: self.args.threads, npu: NpuChoice::None, ..EngineOptions::default() }
+    }
+
+    fn cook(&self, source: &dyn ModelSource, recipe: &Recipe, calibrated: bool) -> anyhow::Result<(PathBuf, u64)> {
+        let path = self.dir.path().join("model.coexec");
+        let options = ImportOptions {
+            calibrate: calibrated.then(|| self.calibrate.clone()),
+            threads: self.args.threads,
+            cancel: self.cancel.clone(),
+            ..ImportOptions::default()
+        };
+        let summary = recipe::cook(source, &path, recipe, &options, &mut |_| {})?;
+        Ok((path, summary.file_bytes))
+    }
+
+    fn model(&mut self, name: &str, source: &dyn ModelSource) -> anyhow::Result<()> {
+        let float = Recipe { weights: Some(WeightFormat::F32), ..Recipe::default() };
+        let (path, _) = self.cook(source, &float, false)?;
+        let engine = Engine::open(&path, self.options())?;
+        let window = 256.min(engine.model().config().max_position_embeddings as usize);
+        let windows = Windows::of_text(&engine, &self.text, window, self.args.windows)?;
+        let reference = windows.reference(&engine, self.cancel)?;
+        drop(engine);
+        let recipes: Vec<String> = if self.args.recipe.is_empty() {
+            RECIPES.iter().map(ToString::to_string).collect()
+        } else {
+            self.args.recipe.clone()
+        };
+        for text in recipes {
+            eprintln!("{name}: {text}");
+            let row = self.recipe(name, source, &text, &windows, &reference)?;
+            self.out.rows.push(row);
+        }
+        self.pruning(name, source, &windows, &reference)
+    }
+
+    fn recipe(
+        &mut self,
+        model: &str,
+        source: &dyn ModelSource,
+        text: &str,
+        windows: &Windows,
+        reference: &Reference,
+    ) -> anyhow::Result<Row> {
+        let (on_cpu, recipe) = text.strip_prefix("cpu:").map_or((false, text), |rest| (true, rest));
+        let (path, file_bytes) = self.cook(source, &recipe.parse()?, true)?;
+        let options = self.options();
+        let bench = Bench::new(&path, &options, self.cancel);
+        let calibration = calibration(&path)?;
+        let (quality, speed, shadow_bytes) = if on_cpu {
+            let engine = bench.cpu()?;
+            let quality =
+                coexec::runtime::eval::quality(&engine, windows, Some(reference), self.cancel, &mut |_, _| {})?;
+            (quality, None, 0)
+        } else {
+            let quality = bench.quality(ScheduleChoice::File, windows, reference)?;
+            let schedule = calibration.schedule();
+            let bytes = shadow_bytes(&path, &calibration, &schedule)?;
+            (quality, Some(self.speed(&calibration, &schedule)?), bytes)
+        };
+        let (model, recipe) = (model.to_owned(), text.to_owned());
+        Ok(Row { model, recipe, file_bytes, shadow_bytes, simulated_tokens_per_s: speed, quality })
+    }
+
+    /// Tokens per second of a prompt when every layer of the large shape runs as the layer of the same relative depth.
+    fn speed(&mut self, calibration: &Calibration, schedule: &Schedule) -> anyhow::Result<f64> {
+        let config = random::named_config(SPEED_SHAPE)?;
+        let layers = config.num_hidden_layers as usize;
+        let from = |l: usize| l * calibration.layers.len() / layers;
+        let stretched = Calibration {
+            tokens: calibration.tokens,
+            layers: (0..layers).map(|l| calibration.layers[from(l)].clone()).collect(),
+        };
+        let options = ScheduleOptions::default();
+        let phone = Phone::new(&config, &stretched, &options)?;
+        self.out.simulated = phone.source();
+        let ns = phone.time_ns(&(0..layers).map(|l| schedule[from(l)]).collect())?;
+        Ok(options.prompt_len as f64 * 1e9 / ns.max(1) as f64)
+    }
+
+    /// Quality when more and more linears run without shadow, by measured importance, and how good that measure is.
+    fn pruning(
+        &mut self,
+        model: &str,
+        source: &dyn ModelSource,
+        windows: &Windows,
+        reference: &Reference,
+    ) -> anyhow::Result<()> {
+        eprintln!("{model}: pruning");
+        let (path, _) = self.cook(source, &"q8,u8+shadow".parse()?, true)?;
+        let options = self.options();
+        let bench = Bench::new(&path, &options, self.cancel);
+        let mut calibration = calibration(&path)?;
+        let layers = calibration.layers.len();
+        let cpu = bench.cpu()?;
+        // The calibration text's end: the estimate has not seen the text it is judged on.
+        let seen = Windows::of_text(&cpu, &self.calibrate, windows.window_tokens(), 4)?;
+        let seen_reference = seen.reference(&cpu, self.cancel)?;
+        drop(cpu);
+        let divergence = bench.divergence(layers, &seen, &seen_reference, &mut |_, _| {})?;
+        let estimate: Vec<f64> = divergence.iter().flatten().map(|d| d.importance()).collect();
+        let unseen = windows.part(0..windows.len().min(8));
+        let truth = study::leave_one_out(&bench, layers, &unseen, reference, &mut |_, _| {})?;
+        self.out.importance.push(Importance {
+            model: model.to_owned(),
+            measured: study::rank_correlation(&estimate, &truth),
+            max_over_scale: study::rank_correlation(&study::max_over_scale(&calibration), &truth),
+        });
+        for (linear, importance) in calibration.layers.iter_mut().flatten().zip(&estimate) {
+            linear.importance = *importance as f32;
+        }
+        for eighth in 0..=8 {
+            let pruning_rate = f64::from(eighth) / 8.0;
+            let schedule = calibrate::pruned(&calibration, pruning_rate as f32);
+            let quality = bench.quality(ScheduleChoice::Given(schedule.clone()), windows, reference)?;
+            let point = Pruned {
+                model: model.to_owned(),
+                pruning_rate,
+                shadow_bytes: shadow_bytes(&path, &calibration, &schedule)?,
+                simulated_tokens_per_s: self.speed(&calibration, &schedule)?,
+                quality,
+            };
+            self.out.pruned.push(point);
+        }
+        Ok(())
+    }
+}
+
+fn calibration(path: &Path) -> anyhow::Result<Calibration> {
+    PackedFile::open(path)?.calibration().cloned().context("the model was imported with a calibration text")
+}
+
+/// Bytes of the hot rows of linears that have a shadow.
+fn shadow_bytes(path: &Path, calibration: &Calibration, schedule: &Schedule) -> anyhow::Result<u64> {
+    let config = PackedFile::open(path)?.config().clone();
+    let mut bytes = 0;
+    for (layer, treatments) in calibration.layers.iter().zip(schedule) {
+        for ((linear, treatment), kind) in layer.iter().zip(treatments).zip(coexec::model::LinearKind::ALL) {
+            let rows = if treatment.has_shadow() { linear.hot_channels.len() } else { 0 };
+            bytes += (rows * config.linear_shape(kind).0 * 2) as u64;
+        }
+    }
+    Ok(bytes)
+}
+
+impl Sweep {
+    fn markdown(&self) -> Result<String, std::fmt::Error> {
+        let mut out = String::new();
+        writeln!(
+            out,
+            "| model | recipe | perplexity | against float | divergence, nats | same top-1 | file KiB | shadow KiB | simulated tok/s |"
+        )?;
+        writeln!(out, "|---|---|---:|---:|---:|---:|---:|---:|---:|")?;
+        for r in &self.rows {
+            let Some(a) = &r.quality.reference else { continue };
+            writeln!(
+                out,
+                "| {} | `{}` | {:.3} | {:+.2} % | {:.5} ± {:.5} | {:.2} % | {} | {} | {} |",
+                r.model,
+                r.recipe,
+                r.quality.perplexity,
+                100.0 * (r.quality.perplexity / a.perplexity - 1.0),
+                a.kl,
+                a.kl_std_error,
+                100.0 * a.top1,
+                r.file_bytes / 1024,
+                r.shadow_bytes / 1024,
+                r.simulated_tokens_per_s.map_or_else(|| "–".to_owned(), |s| format!("{s:.0}")),
+            )?;
+        }
+        writeln!(
+            out,
+            "\n| model | without shadow | perplexity against float | divergence, nats | shadow KiB | simulated tok/s |"
+        )?;
+        writeln!(out, "|---|---:|---:|---:|---:|---:|")?;
+        for p in &self.pruned {
+            let Some(a) = &p.quality.reference else { continue };
+            writeln!(
+                out,
+                "| {} | {:.1} % | {:+.2} % | {:.5} | {} | {:.0} |",
+                p.model,
+                100.0 * p.pruning_rate,
+                100.0 * (p.quality.perplexity / a.perplexity - 1.0),
+                a.kl,
+                p.shadow_bytes / 1024,
+                p.simulated_tokens_per_s,
+            )?;
+        }
+        writeln!(out, "\n| model | our estimate | 95 % interval | largest activation / scale | 95 % interval |")?;
+        writeln!(out, "|---|---:|---|---:|---|")?;
+        for i in &self.importance {
+            let (a, b) = (i.measured, i.max_over_scale);
+            writeln!(
+                out,
+                "| {} | {:.2} | {:.2} … {:.2} | {:.2} | {:.2} … {:.2} |",
+                i.model, a.value, a.low, a.high, b.value, b.low, b.high
+            )?;
+        }
+        writeln!(out, "\nSimulated: the shape of {SPEED_SHAPE}, {}.", self.simulated)?;
+        Ok(out)
+    }
+}
+
+/// What a plot shows to the right.
+type Axis = fn(&Pruned) -> f64;
+
+/// Divergence against `x`, one line per model.
+fn plot(path: &Path, axis: &str, points: &[Pruned], x: Axis) -> anyhow::Result<()> {
+    let y = |p: &Pruned| p.quality.reference.as_ref().map_or(f64::NAN, |a| a.kl).max(1e-6);
+    let range = |f: &dyn Fn(&Pruned) -> f64| {
+        let values = || points.iter().map(f).filter(|v| v.is_finite());
+        (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max))
+    };
+    let ((x0, x1), (y0, y1)) = (range(&x), range(&y));
+    if points.is_empty() || !(x0.is_finite() && y0.is_finite()) {
+        return Ok(());
+    }
+    let margin = (0.04 * (x1 - x0)).max(1e-9);
+    let broken = |e: &dyn std::fmt::Display| anyhow::anyhow!("cannot draw `{}`: {e}", path.display());
+    let root = SVGBackend::new(path, (760, 480)).into_drawing_area();
+    root.fill(&WHITE).map_err(|e| broken(&e))?;
+    let mut chart = ChartBuilder::on(&root)
+        .margin(12)
+        .x_label_area_size(44)
+        .y_label_area_size(72)
+        .build_cartesian_2d(x0 - margin..x1 + margin, (y0 * 0.7..y1 * 1.4).log_scale())
+        .map_err(|e| broken(&e))?;
+    chart
+        .configure_mesh()
+        .x_desc(axis)
+        .y_desc("divergence from float, nats")
+        .y_label_formatter(&|v| format!("{v:.0e}"))
+        .draw()
+        .map_err(|e| broken(&e))?;
+    for (i, line) in points.chunk_by(|a, b| a.model == b.model).enumerate() {
+        let colour = Palette99::pick(i).to_rgba();
+        let at = || line.iter().map(|p| (x(p), y(p)));
+        chart
+            .draw_series(LineSeries::new(at(), colour.stroke_width(2)))
+            .map_err(|e| broken(&e))?
+            .label(&line[0].model)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
+        chart.draw_series(at().map(|at| Circle::new(at, 3, colour.filled()))).map_err(|e| broken(&e))?;
+    }
+    chart
+        .configure_series_labels()
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.3))
+        .draw()
+        .map_err(|e| broken(&e))?;
+    root.present().map_err(|e| broken(&e))
+}
