@@ -196,7 +196,7 @@ pub fn prefill_stats(engine: &crate::Engine, prefill: &PrefillOutput, tokens: us
         npu_reason: engine.npu_reason(),
         ran_elsewhere: prefill.ran_elsewhere.clone(),
         npu_failures: prefill.npu_failures.clone(),
-        clipped: prefill.clipped,
+        shadow: prefill.shadow,
         saturated: prefill.saturated,
         drafted: 0,
         accepted: 0,

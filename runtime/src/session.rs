@@ -116,7 +116,7 @@ impl Session {
             logits: outcome.logits,
             plan,
             report: outcome.report,
-            clipped: outcome.clipped,
+            shadow: outcome.shadow,
             saturated: outcome.saturated,
             ran_elsewhere: inner.npus.ran_elsewhere(tier, &trouble),
             npu_failures: trouble.into_causes(),

@@ -5,9 +5,9 @@
 //! linear gives, up to the output's own rounding. An output code that saturated (0 or 255) says nothing about `y1`, so
 //! that element is computed again from the codes, exactly.
 
-use crate::{RuntimeError, model::HotRows, weights::Weight};
+use crate::{RuntimeError, model::HotRows, prefill::ShadowCounters, weights::Weight};
 use coexec_cpu::{ChannelRows, Ctx, TileError};
-use coexec_model::layout::PANEL_ROWS;
+use coexec_model::layout::{PANEL_ROWS, panel_layout};
 use half::slice::HalfFloatSliceExt;
 use parking_lot::Mutex;
 use std::ops::Range;
@@ -22,6 +22,8 @@ pub struct ShadowRows<'a> {
     pub weight: &'a Weight,
     /// The rows kept in memory.
     pub hot: &'a HotRows,
+    /// Counts what is read.
+    pub(crate) counters: &'a ShadowCounters,
 }
 
 impl ChannelRows for ShadowRows<'_> {
@@ -37,6 +39,9 @@ impl ChannelRows for ShadowRows<'_> {
                 Err(_) => cold.push((i, *channel as usize)),
             }
         }
+        let bits =
+            8 * panel_layout(self.weight.format(), self.weight.k()).bytes / (PANEL_ROWS * self.weight.k()).max(1);
+        self.counters.rows((channels.len() - cold.len()) * width * 2, cold.len() * width * bits / 8);
         if cold.is_empty() {
             return Ok(());
         }

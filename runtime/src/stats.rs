@@ -1,5 +1,6 @@
 //! What a run measured: times, rates, where things ran.
 
+use crate::prefill::ShadowWork;
 use serde::Serialize;
 
 /// Statistics of one generation, as `coexec run --format json` prints them.
@@ -29,8 +30,8 @@ pub struct Stats {
     pub ran_elsewhere: Vec<String>,
     /// Failures of NPUs during the prompt, in order; also those that a fresh context cured.
     pub npu_failures: Vec<String>,
-    /// Activations that were clipped and corrected in shadow.
-    pub clipped: u64,
+    /// What shadow did in prefill.
+    pub shadow: ShadowWork,
     /// NPU outputs that saturated and were computed again on the CPU.
     pub saturated: u64,
     /// Tokens that were guessed for decoding.

@@ -250,7 +250,8 @@ fn summary(engine: &Engine, g: &Generation, prompt_tokens: usize) -> String {
     let mut text = format!(
         "prefill  {prompt_tokens} tokens in {} chunk{}, {:.0} tok/s, first token after {:.1} ms\n\
          decode   {} tokens, {decode}; ended by {}\n\
-         NPU      {} ({}); busy {:.1} ms, CPU {:.1} ms of the prefill; {} activations corrected in shadow, {} outputs recomputed\n\
+         NPU      {} ({}); busy {:.1} ms, CPU {:.1} ms of the prefill; {} outputs recomputed\n\
+         shadow   {} activations of {} channels in {:.1} ms, {:.1} KiB of rows in memory and {:.1} KiB of weights read; the NPU waited {:.2} ms for it\n\
          CPU      {} kernels, {} threads; peak memory {rss}",
         s.chunks,
         if s.chunks == 1 { "" } else { "s" },
@@ -268,8 +269,13 @@ fn summary(engine: &Engine, g: &Generation, prompt_tokens: usize) -> String {
         s.npu_reason,
         s.npu_busy_ms,
         s.cpu_busy_ms,
-        s.clipped,
         s.saturated,
+        s.shadow.corrected,
+        s.shadow.channels,
+        s.shadow.time_ns as f64 / 1e6,
+        s.shadow.hot_bytes as f64 / 1024.0,
+        s.shadow.cold_bytes as f64 / 1024.0,
+        s.shadow.npu_stall_ns as f64 / 1e6,
         engine.kernels(),
         engine.options().worker_threads(),
     );

@@ -3,6 +3,7 @@
 use super::{
     buffers::{ChunkBuffers, MainBuffers, ShadowBuffers},
     plan::{Placement, PrefillPlan, Stage, StageTask},
+    shadow_work::{ShadowCounters, ShadowWork},
 };
 use crate::{
     RuntimeError,
@@ -45,8 +46,8 @@ pub struct PrefillOutput {
     pub plan: PrefillPlan,
     /// When each task ran.
     pub report: RunReport,
-    /// Activations clipped and corrected.
-    pub clipped: u64,
+    /// What shadow did.
+    pub shadow: ShadowWork,
     /// NPU outputs that had saturated and were computed again.
     pub saturated: u64,
     /// Work that ran elsewhere than planned, and why.
@@ -72,7 +73,7 @@ pub(crate) struct Runner<'a> {
 struct Execution<'a> {
     runner: &'a Runner<'a>,
     buffers: Vec<ChunkBuffers>,
-    clipped: AtomicU64,
+    shadow: ShadowCounters,
     saturated: AtomicU64,
 }
 
@@ -80,7 +81,7 @@ struct Execution<'a> {
 pub(crate) struct RunOutcome {
     pub(crate) logits: Vec<f32>,
     pub(crate) report: RunReport,
-    pub(crate) clipped: u64,
+    pub(crate) shadow: ShadowWork,
     pub(crate) saturated: u64,
 }
 
@@ -90,7 +91,7 @@ impl Runner<'_> {
         let execution = Execution {
             runner: self,
             buffers: self.plan.chunks.iter().map(|_| ChunkBuffers::default()).collect(),
-            clipped: AtomicU64::new(0),
+            shadow: ShadowCounters::default(),
             saturated: AtomicU64::new(0),
         };
         let workers = u16::try_from(self.pool.threads()).unwrap_or(u16::MAX);
@@ -105,8 +106,8 @@ impl Runner<'_> {
         let logits = execution.buffers.iter().flat_map(|b| std::mem::take(&mut b.main.lock().logits)).collect();
         Ok(RunOutcome {
             logits,
+            shadow: execution.shadow.finish(self.plan, &report),
             report,
-            clipped: execution.clipped.into_inner(),
             saturated: execution.saturated.into_inner(),
         })
     }
@@ -305,7 +306,9 @@ impl Execution<'_> {
             coexec_cpu::quantize_u8(&ctx, &main.input, k, scale, used, residuals)?;
             padding.fill(128);
         }
-        self.clipped.fetch_add(shadow.residuals.len() as u64, Ordering::Relaxed);
+        if treatment.has_shadow() {
+            self.shadow.linear(&shadow.residuals, k);
+        }
         Ok(())
     }
 
@@ -321,7 +324,7 @@ impl Execution<'_> {
 
     fn shadow(&self, kind: LinearKind, l: usize, chunk: usize, lanes: u16) -> Result<(), RuntimeError> {
         let weight = self.runner.model.linear(l, kind);
-        let rows = ShadowRows { weight, hot: self.runner.model.hot(l, kind) };
+        let rows = ShadowRows { weight, hot: self.runner.model.hot(l, kind), counters: &self.shadow };
         let tokens = self.runner.plan.chunks[chunk].tokens;
         let mut shadow = self.buffers[chunk].shadow.lock();
         let ShadowBuffers { residuals, corrections } = &mut *shadow;
