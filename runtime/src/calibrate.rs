@@ -237,8 +237,9 @@ pub fn calibrate_input(x: &[f32], k: usize, hot_share: f64) -> LinearCalibration
     let mut order: Vec<usize> = (0..k).filter(|c| clips[*c] > 0).collect();
     order.sort_by(|a, b| lost[*b].total_cmp(&lost[*a]).then(a.cmp(b)));
     let all: u64 = clips.iter().sum();
+    let most_hot = if hot_share > 0.0 { ((k as f64 * hot_share) as usize).clamp(1, k) } else { 0 };
     let (mut covered, mut hot_channels) = (0u64, Vec::new());
-    for c in order.into_iter().take(((k as f64 * hot_share).ceil() as usize).min(k)) {
+    for c in order.into_iter().take(most_hot) {
         if covered as f64 >= HOT_COVERAGE * all as f64 {
             break;
         }
