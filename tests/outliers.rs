@@ -6,6 +6,7 @@ use coexec::{
     CancelToken, EngineOptions,
     model::{
         LayerIdx, LinearKind, TokenId, WeightFormat,
+        packed::PackedFile,
         source::{
             self, ModelSource,
             transform::{
