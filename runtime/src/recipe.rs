@@ -3,6 +3,7 @@
 //! ```text
 //! recipe  = item {"," item}
 //! item    = "smooth" ["=" strength]          SmoothQuant-style migration, 0 … 1, default 0.5
+//!         | "awq"                            AWQ's scales, for the recipe's weights
 //!         | "rotate" ["=" seed]              Hadamard rotations folded into the weights
 //!         | "f32" | "f16" | "q8" | "q4" | "q4s"          format of the linears
 //!         | "absmax" | "mse" | "gptq"        how their codes and scales are chosen
@@ -18,7 +19,7 @@ use crate::{
     calibrate::ScaleMethod,
     import::{ImportOptions, ImportProgress, import},
     schedule::{self, ScheduleOptions},
-    transform::{SMOOTH_ALPHA, WatchedText, smooth},
+    transform::{SMOOTH_ALPHA, WatchedText, awq, smooth},
 };
 use coexec_model::{
     Treatment, WeightFormat,
@@ -39,6 +40,8 @@ pub enum Transform {
         /// 0 (weights only) … 1 (activations only).
         alpha: f32,
     },
+    /// Channels with large inputs are scaled up before their weights are rounded.
+    Awq,
     /// The residual stream and the value heads are rotated.
     Rotate {
         /// Of the random signs.
@@ -108,6 +111,7 @@ impl FromStr for Recipe {
                     let share = none.or_else(|| share(value)).filter(|s| *s <= 1.0);
                     recipe.hot_share = Some(share.ok_or_else(|| bad("use a share of the channels, as in hot=0.5%"))?);
                 }
+                ("awq", None) => recipe.transforms.push(Transform::Awq),
                 (_, None) => {
                     if let Ok(format) = item.parse() {
                         recipe.weights = Some(format);
@@ -117,7 +121,7 @@ impl FromStr for Recipe {
                         recipe.activations = Some(Activations::All(t));
                     } else {
                         return Err(bad(
-                            "use items such as smooth, rotate, q8, q4, q4s, mse, gptq, u8, u8+shadow, u8+float, u16, \
+                            "use items such as smooth, awq, rotate, q8, q4, q4s, mse, gptq, u8, u8+shadow, u8+float, u16, \
                              auto=1% or scales=max, between commas",
                         ));
                     }
@@ -136,7 +140,7 @@ pub fn share(text: &str) -> Option<f64> {
     number.trim().parse::<f64>().ok().map(|v| v * unit).filter(|v| (1e-6..=10.0).contains(v))
 }
 
-/// Calls `f` with `source` as the transforms make it.
+/// Calls `f` with `source` as the transforms make it, for linears that will be quantised as `weights`.
 ///
 /// # Errors
 /// When a transform does not fit the model or needs a text that is not there, and those of `f`.
@@ -144,20 +148,27 @@ pub fn transformed<T>(
     source: &dyn ModelSource,
     transforms: &[Transform],
     text: Option<&WatchedText<'_>>,
+    weights: (WeightFormat, Quantizer),
     f: &mut dyn FnMut(&dyn ModelSource) -> Result<T, RuntimeError>,
 ) -> Result<T, RuntimeError> {
     let Some((first, rest)) = transforms.split_first() else { return f(source) };
+    let watched = |value: &str| {
+        text.ok_or_else(|| RuntimeError::Option {
+            option: "--quant",
+            value: value.to_owned(),
+            reason: "needs a text to watch activations on: give --calibrate".to_owned(),
+        })
+    };
     match first {
         Transform::Smooth { alpha } => {
-            let text = text.ok_or_else(|| RuntimeError::Option {
-                option: "--quant",
-                value: "smooth".to_owned(),
-                reason: "needs a text to watch activations on: give --calibrate".to_owned(),
-            })?;
-            let scales = smooth(source, text, *alpha)?;
-            transformed(&Scaled::new(source, scales)?, rest, Some(text), f)
+            let scales = smooth(source, watched("smooth")?, *alpha)?;
+            transformed(&Scaled::new(source, scales)?, rest, text, weights, f)
         }
-        Transform::Rotate { seed } => transformed(&Rotated::new(source, *seed), rest, text, f),
+        Transform::Awq => {
+            let scales = awq(source, watched("awq")?, weights.0, weights.1)?;
+            transformed(&Scaled::new(source, scales)?, rest, text, weights, f)
+        }
+        Transform::Rotate { seed } => transformed(&Rotated::new(source, *seed), rest, text, weights, f),
     }
 }
 
@@ -182,8 +193,9 @@ pub fn cook(
     let calibrate = options.calibrate.clone();
     let (max_tokens, threads, cancel) = (options.calibration_tokens, options.threads, options.cancel.clone());
     let text = calibrate.as_deref().map(|text| WatchedText { text, max_tokens, threads, cancel });
-    let summary =
-        transformed(source, &recipe.transforms, text.as_ref(), &mut |source| import(source, out, &options, progress))?;
+    let weights = (options.weights, options.quantizer);
+    let mut import = |source: &dyn ModelSource| import(source, out, &options, progress);
+    let summary = transformed(source, &recipe.transforms, text.as_ref(), weights, &mut import)?;
     let Some(Activations::Auto { max_quality_loss }) = recipe.activations else { return Ok(summary) };
     let Some(text) = &options.calibrate else { return Err(RuntimeError::NotCalibrated) };
     let engine = crate::EngineOptions { threads, ..crate::EngineOptions::default() };
@@ -201,8 +213,11 @@ mod tests {
 
     #[test]
     fn recipes_are_read() {
-        let recipe: Recipe = "smooth=0.25, rotate,q4,gptq,u8+shadow,scales=p99.9".parse().expect("a recipe");
-        assert_eq!(recipe.transforms, [Transform::Smooth { alpha: 0.25 }, Transform::Rotate { seed: 0 }]);
+        let recipe: Recipe = "smooth=0.25, rotate,awq,q4,gptq,u8+shadow,scales=p99.9".parse().expect("a recipe");
+        assert_eq!(
+            recipe.transforms,
+            [Transform::Smooth { alpha: 0.25 }, Transform::Rotate { seed: 0 }, Transform::Awq]
+        );
         assert_eq!((recipe.weights, recipe.quantizer), (Some(WeightFormat::Q4), Some(Quantizer::Gptq)));
         assert_eq!(recipe.activations, Some(Activations::All(Treatment::Shadow)));
         assert!(matches!(recipe.scales, ScaleMethod::Percentile { clipped } if (clipped - 0.001).abs() < 1e-9));

@@ -57,7 +57,7 @@ struct PackArgs {
     /// Format of the linears: f32, f16, q8, q4 or q4s [default: q8]
     #[arg(long, value_name = "FORMAT")]
     weights: Option<WeightFormat>,
-    /// How to quantise, in one line: transforms (smooth, rotate), weights (q8, q4, q4s), how linears run on the NPU (u8,
+    /// How to quantise, in one line: transforms (smooth, awq, rotate), weights (q8, q4, q4s), how linears run on the NPU (u8,
     /// u8+shadow, u8+float, u16, or auto=1% for what keeps that quality), scales=max|p99.9|mse|output; e.g. smooth,q8,auto
     #[arg(long, default_value = "q8", conflicts_with = "weights", value_name = "RECIPE")]
     quant: Recipe,

@@ -29,7 +29,7 @@ use std::{
 };
 
 /// What is compared unless --recipe says otherwise. `cpu` in front: the CPU path, which is decode's.
-const RECIPES: [&str; 22] = [
+const RECIPES: [&str; 23] = [
     "cpu:q8",
     "cpu:q4s",
     "cpu:q4s,gptq",
@@ -46,6 +46,7 @@ const RECIPES: [&str; 22] = [
     "rotate,q8,u8",
     "rotate,q8,u8+shadow",
     "q8,u16",
+    "awq,q4,u16",
     "q4,u8",
     "q4,u8+shadow",
     "q4,u16",
@@ -53,6 +54,32 @@ const RECIPES: [&str; 22] = [
     "smooth,q8,auto=1%",
     "q8,auto=1%",
 ];
+/// What stands before the tables.
+const HEAD: &str = "# Accuracy
+
+Made by `coexec eval sweep`; [recipes.md](recipes.md) says what the recipes are and what follows. Perplexity is against the float
+model over the same windows of 256 tokens, second half scored; divergence is the mean KL of the model's distribution from
+float's, with its standard error over windows; *shadow* is the float rows that stay in memory. `cpu:` is the CPU path, which is
+decode's; all others run prefill on the simulated NPU. Speeds are simulated.
+
+";
+const PRUNING: &str = "
+## Quality against pruning
+
+`q8,u8+shadow`; more and more linears run without shadow, the least important ones by measurement first.
+
+![divergence against the pruning rate](accuracy-pruning.svg)
+![divergence against the bytes of float rows in memory](accuracy-shadow-bytes.svg)
+![divergence against simulated prefill speed](accuracy-speed.svg)
+
+";
+const IMPORTANCE: &str = "
+## Does importance rank linears?
+
+Spearman's correlation, over linears, of an importance found on the calibration text with what leaving that linear's shadow out
+does on text that calibration has not seen; 95 % bootstrap intervals.
+
+";
 /// Shape whose simulated prefill speed is shown: the models that can be measured here are far too small for it.
 const SPEED_SHAPE: &str = "qwen1.5-1.8b";
 
@@ -165,7 +192,7 @@ pub(crate) fn sweep(args: &SweepArgs, cancel: &CancelToken) -> anyhow::Result<()
         }),
     ];
     for (name, axis, x) in axes {
-        plot(&args.out.join(format!("{name}.svg")), axis, &sweeper.out.pruned, x)?;
+        plot(&args.out.join(format!("accuracy-{name}.svg")), axis, &sweeper.out.pruned, x)?;
     }
     println!("{table}");
     eprintln!("-> {}", args.out.display());
@@ -321,7 +348,7 @@ fn shadow_bytes(path: &Path, calibration: &Calibration, schedule: &Schedule) -> 
 
 impl Sweep {
     fn markdown(&self) -> Result<String, std::fmt::Error> {
-        let mut out = String::new();
+        let mut out = String::from(HEAD);
         writeln!(
             out,
             "| model | recipe | perplexity | against float | divergence, nats | same top-1 | file KiB | shadow KiB | simulated tok/s |"
@@ -344,9 +371,10 @@ impl Sweep {
                 r.simulated_tokens_per_s.map_or_else(|| "–".to_owned(), |s| format!("{s:.0}")),
             )?;
         }
+        out.push_str(PRUNING);
         writeln!(
             out,
-            "\n| model | without shadow | perplexity against float | divergence, nats | shadow KiB | simulated tok/s |"
+            "| model | without shadow | perplexity against float | divergence, nats | shadow KiB | simulated tok/s |"
         )?;
         writeln!(out, "|---|---:|---:|---:|---:|---:|")?;
         for p in &self.pruned {
@@ -362,7 +390,8 @@ impl Sweep {
                 p.simulated_tokens_per_s,
             )?;
         }
-        writeln!(out, "\n| model | our estimate | 95 % interval | largest activation / scale | 95 % interval |")?;
+        out.push_str(IMPORTANCE);
+        writeln!(out, "| model | our estimate | 95 % interval | largest activation / scale | 95 % interval |")?;
         writeln!(out, "|---|---:|---|---:|---|")?;
         for i in &self.importance {
             let (a, b) = (i.measured, i.max_over_scale);

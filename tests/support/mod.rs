@@ -5,10 +5,9 @@
 use coexec::{
     Engine, EngineOptions, KvDtype, NpuChoice,
     model::{
-        DecoderConfig, LayerTensor, TensorName, TokenId, TokenizerData, WeightFormat,
+        TokenId, WeightFormat,
         packed::PackedFile,
-        quant::Q4sGroup,
-        source::{self, ModelSource, SourceError},
+        source::{self, ModelSource},
     },
     runtime::{
         import::{ImportOptions, import},
@@ -19,7 +18,6 @@ use coexec::{
 use std::{
     fs,
     io::{Read as _, Write as _},
-    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -158,45 +156,4 @@ pub(crate) fn all_logits(engine: &Engine, ids: &[TokenId]) -> Vec<f32> {
 pub(crate) fn argmax(logits: &[f32]) -> TokenId {
     let best = (0..logits.len()).fold(0, |b, i| if logits[i] > logits[b] { i } else { b });
     TokenId(best as u32)
-}
-
-/// A source whose attention and feed-forward norms have some channels' gains multiplied by `factor` and the matching
-/// inputs of the next linears divided by it: exactly the same function, with activation outliers.
-pub(crate) struct Amplified<S> {
-    pub(crate) inner: S,
-    pub(crate) channels: Vec<usize>,
-    pub(crate) factor: f32,
-}
-
-impl<S: AsRef<dyn ModelSource> + Send + Sync> ModelSource for Amplified<S> {
-    fn config(&self) -> &DecoderConfig {
-        self.inner.as_ref().config()
-    }
-    fn tokenizer(&self) -> &TokenizerData {
-        self.inner.as_ref().tokenizer()
-    }
-    fn shape(&self, name: TensorName) -> Option<(usize, usize)> {
-        self.inner.as_ref().shape(name)
-    }
-    fn read_rows(&self, name: TensorName, rows: Range<usize>, out: &mut Vec<f32>) -> Result<(), SourceError> {
-        self.inner.as_ref().read_rows(name, rows, out)?;
-        let TensorName::Layer(_, tensor) = name else { return Ok(()) };
-        match tensor {
-            LayerTensor::AttnNorm | LayerTensor::FfnNorm => self.channels.iter().for_each(|c| out[*c] *= self.factor),
-            LayerTensor::Qkv | LayerTensor::GateUp => {
-                let k = self.config().hidden_size as usize;
-                for row in out.chunks_exact_mut(k) {
-                    self.channels.iter().for_each(|c| row[*c] /= self.factor);
-                }
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-    fn read_q4_0_rows(&self, _: TensorName, _: Range<usize>, _: &mut Vec<Vec<Q4sGroup>>) -> Result<bool, SourceError> {
-        Ok(false)
-    }
-    fn describe(&self) -> String {
-        format!("{}, {} channels × {}", self.inner.as_ref().describe(), self.channels.len(), self.factor)
-    }
 }
