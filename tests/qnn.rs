@@ -5,8 +5,8 @@
 mod support;
 
 use coexec::{
-    Engine, EngineOptions, GenerateRequest, NpuChoice, SamplerOptions,
-    model::{TokenId, packed::PackedFile},
+    Engine, EngineOptions, GenerateRequest, NpuChoice, SamplerOptions, ScheduleChoice, Special,
+    model::{TokenId, Treatment, packed::PackedFile, source},
     npu::qnn::library_places,
     runtime::{
         npu::QnnChoice,
@@ -18,7 +18,7 @@ use std::{
     path::Path,
     process::{Command, Output, Stdio},
 };
-use support::{root, skip};
+use support::{Packed, demo_dir, root, skip};
 
 /// Whether the library is here; a test without it is counted as skipped.
 fn library(test: &str) -> bool {
@@ -109,6 +109,36 @@ fn a_tale_on_the_emulated_chip_equals_the_simulated_one_bit_for_bit() {
     assert_eq!(told, greedy(&sim, &tale, 64));
     tale.extend(told);
     assert_eq!(logits(&qnn, &tale), logits(&sim, &tale), "{} tokens in chunks of 32 and 64", tale.len());
+}
+
+/// Linears in u8, in u8 with shadow, in u16 and in u8 with hot channels in float, beside each other in every layer; and a file by
+/// each kind of recipe, whose linears compile and give the simulated NPU's numbers.
+#[test]
+fn every_treatment_equals_the_simulated_one_bit_for_bit() {
+    if !library("every_treatment_equals_the_simulated_one_bit_for_bit") {
+        return;
+    }
+    let cache = tempfile::tempdir().expect("a directory");
+    let compare = |packed: &dyn Fn() -> PackedFile, schedule: &ScheduleChoice| {
+        let [qnn, sim] = [NpuChoice::Qnn, NpuChoice::Sim].map(|npu| {
+            let qnn = QnnChoice { cache_dir: Some(cache.path().to_owned()), ..QnnChoice::default() };
+            let (schedule, chunk_lens) = (schedule.clone(), vec![16]);
+            let options = EngineOptions { npu, qnn, threads: 1, chunk_lens, schedule, ..EngineOptions::default() };
+            Engine::new(packed(), options).expect("opens")
+        });
+        let prompt = sim.model().require_tokenizer().expect("has one").encode("Once upon a time", Special::AddBos);
+        let prompt = prompt.expect("encodes");
+        assert_eq!(logits(&qnn, &prompt), logits(&sim, &prompt), "{schedule}");
+    };
+    let [plain, shadow, wide, split] = Treatment::ALL;
+    let mixed = [[plain, wide, shadow, split], [shadow, plain, split, wide], [wide, split, plain, shadow]];
+    let mixed = ScheduleChoice::Given((0..6).map(|l| mixed[l % 3]).collect());
+    compare(&demo, &mixed);
+    let source = source::open(&demo_dir()).expect("the demo model");
+    for recipe in ["smooth,q8,u8,scales=max", "rotate,q8,u16", "awq,q4,u8+shadow", "q4,gptq,u16"] {
+        let packed = Packed::cooked(&*source, recipe);
+        compare(&|| PackedFile::open(&packed.path).expect("our own file"), &ScheduleChoice::File);
+    }
 }
 
 #[test]
