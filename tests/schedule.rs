@@ -21,7 +21,7 @@ use coexec::{
     },
 };
 use coexec_cpu::{Ctx, LinearScratch, Pool};
-use support::{Packed, calibration_text, demo_dir, exact, sim, valid_text};
+use support::{Packed, all_logits, calibration_text, demo_dir, exact, sim, valid_text};
 
 fn outlier_version<'a>(source: &'a dyn ModelSource) -> impl ModelSource + use<'a> {
     let text = calibration_text();
@@ -206,6 +206,24 @@ fn importance_ranks_linears_on_unseen_text() {
     println!("rank correlation with leaving one out: measured importance {ours:?}, max over scale {paper:?}");
     assert!(ours.value >= 0.8, "{ours:?}");
     assert!(ours.value > paper.value, "{ours:?} {paper:?}");
+}
+
+#[test]
+fn chunks_and_threads_change_no_bit_in_any_treatment() {
+    let source = source::open(&demo_dir()).expect("the demo model");
+    let packed = Packed::cooked(&*source, "q8");
+    let text: String = valid_text().chars().take(400).collect();
+    let run = |chunk_lens: &[usize], threads| {
+        let mixed = (0..6).map(|l| std::array::from_fn(|kind| Treatment::ALL[(l + kind) % 4])).collect();
+        let schedule = ScheduleChoice::Given(mixed);
+        let engine = packed.engine(EngineOptions { schedule, threads, chunk_lens: chunk_lens.to_vec(), ..sim() });
+        let ids = engine.model().tokenizer().expect("a tokenizer").encode(&text, Special::Plain).expect("ids");
+        all_logits(&engine, &ids)
+    };
+    let expected = run(&[256], 1);
+    for (chunk_lens, threads) in [(&[32][..], 2), (&[7, 40], 1), (&[64, 16], 3)] {
+        assert!(run(chunk_lens, threads) == expected, "{chunk_lens:?}, {threads} threads");
+    }
 }
 
 #[test]
