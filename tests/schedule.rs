@@ -14,6 +14,8 @@ use coexec::{
         RuntimeError, calibrate,
         eval::{Quality, Reference, Windows, quality},
         float_pass::{FloatPass, FloatTensor, WatchedLinear, Watcher},
+        import::ImportOptions,
+        recipe,
         schedule::{self, Bench, Candidate, Phone, ScheduleOptions, choose},
         study,
         text::Special,
@@ -255,6 +257,13 @@ fn what_cannot_be_decided_is_an_error() {
     let packed = Packed::cooked(&*source, "q8");
     let error = schedule::decide(&packed.path, "Too short.", &options, &mut |_, _| {}).expect_err("too short");
     assert!(error.to_string().contains("--text"), "{error}");
+    let out = packed.path.with_extension("none");
+    for recipe in ["q8,u16", "q8,auto", "smooth,q8"] {
+        let parsed: recipe::Recipe = recipe.parse().expect("a recipe");
+        let error = recipe::cook(&*source, &out, &parsed, &ImportOptions::default(), &mut |_| {}).expect_err(recipe);
+        assert!(error.to_string().contains("--calibrate"), "{recipe}: {error}");
+        assert!(!out.exists(), "{recipe} left a file behind");
+    }
     // A schedule for fewer layers leaves the others as they are.
     let given = ScheduleChoice::Given(vec![[Treatment::Wide; 4]]);
     let engine = Engine::open(&packed.path, EngineOptions { schedule: given, npu: NpuChoice::Sim, ..exact() });

@@ -191,6 +191,14 @@ pub fn cook(
         options.treatment = treatment;
     }
     let calibrate = options.calibrate.clone();
+    if let (Some(activations), None) = (recipe.activations, &calibrate) {
+        let value = match activations {
+            Activations::All(treatment) => treatment.name().to_owned(),
+            Activations::Auto { .. } => "auto".to_owned(),
+        };
+        let reason = "activations of the NPU need a text to calibrate on: give --calibrate".to_owned();
+        return Err(RuntimeError::Option { option: "--quant", value, reason });
+    }
     let (max_tokens, threads, cancel) = (options.calibration_tokens, options.threads, options.cancel.clone());
     let text = calibrate.as_deref().map(|text| WatchedText { text, max_tokens, threads, cancel });
     let weights = (options.weights, options.quantizer);

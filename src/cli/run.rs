@@ -247,11 +247,23 @@ fn summary(engine: &Engine, g: &Generation, prompt_tokens: usize) -> String {
     let s = &g.stats;
     let decode = s.decode_tokens_per_s.map_or_else(|| "–".to_owned(), |v| format!("{v:.0} tok/s"));
     let rss = s.peak_rss_bytes.map_or_else(|| "–".to_owned(), |b| format!("{:.0} MB", b as f64 / 1e6));
+    let shadow = match &s.shadow {
+        w if w.corrected == 0 => String::new(),
+        w => format!(
+            "\nshadow   {} activations of {} channels in {:.1} ms, {:.1} KiB of rows in memory and {:.1} KiB of weights read; \
+             the NPU waited {:.2} ms for it",
+            w.corrected,
+            w.channels,
+            w.time_ns as f64 / 1e6,
+            w.hot_bytes as f64 / 1024.0,
+            w.cold_bytes as f64 / 1024.0,
+            w.npu_stall_ns as f64 / 1e6,
+        ),
+    };
     let mut text = format!(
         "prefill  {prompt_tokens} tokens in {} chunk{}, {:.0} tok/s, first token after {:.1} ms\n\
          decode   {} tokens, {decode}; ended by {}\n\
-         NPU      {} ({}); busy {:.1} ms, CPU {:.1} ms of the prefill; {} outputs recomputed\n\
-         shadow   {} activations of {} channels in {:.1} ms, {:.1} KiB of rows in memory and {:.1} KiB of weights read; the NPU waited {:.2} ms for it\n\
+         NPU      {} ({}); busy {:.1} ms, CPU {:.1} ms of the prefill; {} outputs recomputed{shadow}\n\
          CPU      {} kernels, {} threads; peak memory {rss}",
         s.chunks,
         if s.chunks == 1 { "" } else { "s" },
@@ -270,12 +282,6 @@ fn summary(engine: &Engine, g: &Generation, prompt_tokens: usize) -> String {
         s.npu_busy_ms,
         s.cpu_busy_ms,
         s.saturated,
-        s.shadow.corrected,
-        s.shadow.channels,
-        s.shadow.time_ns as f64 / 1e6,
-        s.shadow.hot_bytes as f64 / 1024.0,
-        s.shadow.cold_bytes as f64 / 1024.0,
-        s.shadow.npu_stall_ns as f64 / 1e6,
         engine.kernels(),
         engine.options().worker_threads(),
     );
