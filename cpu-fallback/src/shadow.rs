@@ -100,25 +100,33 @@ impl Residuals {
         }
     }
 
-    /// Adds the channels `hot` (ascending) of `x [m, k]` whole to every row; none of them was clipped.
+    /// Takes the channels `hot` (ascending) of `x [m, k]` whole: their `codes` become 128, which stands for zero, and their
+    /// residuals the values themselves.
     ///
     /// # Errors
-    /// When `x` has other rows, or a channel is not below `k` or in a row already.
-    pub fn add_channels(&mut self, x: &[f32], k: usize, hot: &[u32]) -> Result<(), CpuError> {
+    /// When `x` or `codes` have another size, or a channel is not below `k` or not above the one before.
+    pub fn take_channels(&mut self, x: &[f32], k: usize, hot: &[u32], codes: &mut [u8]) -> Result<(), CpuError> {
         check_len("Residuals: x [m, k]", self.rows().checked_mul(k), x.len())?;
-        if hot.iter().any(|c| *c as usize >= k) {
-            return Err(CpuError::Argument { what: "Residuals: channels", value: format!("{hot:?}"), why: "below k" });
+        check_len("Residuals: codes like x", Some(x.len()), codes.len())?;
+        if hot.last().is_some_and(|c| *c as usize >= k) || !hot.is_sorted_by(|a, b| a < b) {
+            let why = "ascending, below k";
+            return Err(CpuError::Argument { what: "Residuals: channels", value: format!("{hot:?}"), why });
         }
         let mut all = Self { row_start: vec![0], ..Self::default() };
-        for (r, x) in x.chunks_exact(k.max(1)).enumerate() {
+        let size = self.value.len() + self.rows() * hot.len();
+        all.channel.reserve(size);
+        all.value.reserve(size);
+        for (r, (x, codes)) in x.chunks_exact(k.max(1)).zip(codes.chunks_exact_mut(k.max(1))).enumerate() {
             let mut clipped = self.row(r).peekable();
             for channel in hot {
                 while let Some((c, v)) = clipped.next_if(|(c, _)| c < channel) {
                     all.channel.push(c);
                     all.value.push(v);
                 }
+                clipped.next_if(|(c, _)| c == channel);
                 all.channel.push(*channel);
                 all.value.push(x[*channel as usize]);
+                codes[*channel as usize] = 128;
             }
             for (c, v) in clipped {
                 all.channel.push(c);
@@ -127,7 +135,7 @@ impl Residuals {
             all.row_start.push(all.value.len() as u32);
         }
         *self = all;
-        self.check()
+        Ok(())
     }
 
     /// Ends the current row.
@@ -158,56 +166,42 @@ impl Residuals {
     }
 }
 
-/// Quantises `x [m, k]` with the static scale `s`: `code = clip(round_ties_even(x / s) + 128, 0, 255)`, and replaces the
-/// contents of `residuals` by `r = x − s·(code − 128)` (one rounding) wherever the value was clipped. A NaN gets code 128 and
-/// residual NaN, so the shadow hands it on.
-///
-/// # Errors
-/// When `x` is not `[codes.len() / k, k]` or `scale` is not a positive number.
-pub fn quantize_u8(
-    ctx: &Ctx<'_>,
-    x: &[f32],
-    k: usize,
-    scale: f32,
-    codes: &mut [u8],
-    residuals: &mut Residuals,
-) -> Result<(), CpuError> {
-    let row = |x: &[f32], codes: &mut [u8], residuals: &mut Residuals| {
-        if ctx.kernels.quantize_u8(x, scale, codes) {
-            residuals.find(x, scale, codes);
+/// How wide codes of activations are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CodeWidth {
+    /// A byte, zero point 128.
+    U8,
+    /// Two bytes, little-endian, zero point 32768.
+    U16,
+}
+
+impl CodeWidth {
+    /// Bytes of a code.
+    #[must_use]
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::U8 => 1,
+            Self::U16 => 2,
         }
-    };
-    quantize(ctx, x, (k, 1), scale, codes, residuals, &row)
+    }
 }
 
-/// As [`quantize_u8`], to u16 codes with zero point 32768, little-endian: `codes` has two bytes per element of `x`.
+/// Quantises `x [m, k]` with the static scale `s` (`z` is the zero point, `top` the largest code):
+/// `code = clip(round_ties_even(x / s) + z, 0, top)`, and replaces the contents of `residuals` by `r = x − s·(code − z)`
+/// (one rounding) wherever the value was clipped. A NaN gets code `z` and residual NaN, so the shadow hands it on.
 ///
 /// # Errors
-/// As [`quantize_u8`].
-pub fn quantize_u16(
+/// When `x` is not `[m, k]`, `codes` is not as many codes, or `scale` is not a positive number.
+pub fn quantize(
     ctx: &Ctx<'_>,
     x: &[f32],
     k: usize,
     scale: f32,
+    width: CodeWidth,
     codes: &mut [u8],
     residuals: &mut Residuals,
 ) -> Result<(), CpuError> {
-    let row = |x: &[f32], codes: &mut [u8], residuals: &mut Residuals| residuals.find_u16(x, scale, codes);
-    quantize(ctx, x, (k, 2), scale, codes, residuals, &row)
-}
-
-/// Quantises a row `[k]` and adds its residuals.
-type QuantizeRow<'a> = dyn Fn(&[f32], &mut [u8], &mut Residuals) + Sync + 'a;
-
-fn quantize(
-    ctx: &Ctx<'_>,
-    x: &[f32],
-    (k, code_bytes): (usize, usize),
-    scale: f32,
-    codes: &mut [u8],
-    residuals: &mut Residuals,
-    row: &QuantizeRow<'_>,
-) -> Result<(), CpuError> {
+    let code_bytes = width.bytes();
     residuals.clear();
     let m = x.len().checked_div(k).unwrap_or(0);
     check_len("quantize: x [m, k]", m.checked_mul(k), x.len())?;
@@ -225,7 +219,12 @@ fn quantize(
     for_each_item(ctx.pool, ctx.lanes, &mut parts, &|index, _, (codes, residuals)| {
         for (i, codes) in codes.chunks_mut(k * code_bytes).enumerate() {
             let r = index * STEP + i;
-            row(&x[r * k..(r + 1) * k], codes, residuals);
+            let x = &x[r * k..(r + 1) * k];
+            match width {
+                CodeWidth::U8 if ctx.kernels.quantize_u8(x, scale, codes) => residuals.find(x, scale, codes),
+                CodeWidth::U8 => {}
+                CodeWidth::U16 => residuals.find_u16(x, scale, codes),
+            }
             residuals.end_row();
         }
     });

@@ -37,6 +37,24 @@ fn activations(numbers: &mut Numbers, count: usize) -> Vec<f32> {
     x
 }
 
+/// Channels that leave the codes are in the residuals as they were, clipped or not; the others are not touched.
+#[test]
+fn channels_taken_whole_are_residuals() {
+    let pool = Pool::new(1);
+    let k = 6;
+    let x = [1.0, 500.0, -3.0, 4.0, -600.0, 6.0, 0.0, 1.0, 2.0, 300.0, 4.0, 5.0];
+    let (mut codes, mut residuals) = (vec![0; x.len()], Residuals::default());
+    quantize(&ctx(&pool, 1), &x, k, 1.0, CodeWidth::U8, &mut codes, &mut residuals).expect("sound");
+    assert_eq!(residuals.row(0).collect::<Vec<_>>(), [(1, 373.0), (4, -472.0)]);
+    assert!(residuals.clone().take_channels(&x, k, &[2, 6], &mut codes).is_err());
+    assert!(residuals.clone().take_channels(&x, k, &[4, 2], &mut codes).is_err());
+    assert!(residuals.clone().take_channels(&x, k, &[2], &mut codes[1..]).is_err());
+    residuals.take_channels(&x, k, &[2, 4], &mut codes).expect("sound");
+    assert_eq!(residuals.row(0).collect::<Vec<_>>(), [(1, 373.0), (2, -3.0), (4, -600.0)]);
+    assert_eq!(residuals.row(1).collect::<Vec<_>>(), [(2, 2.0), (3, 173.0), (4, 4.0)]);
+    assert_eq!(codes, [129, 255, 128, 132, 128, 134, 128, 129, 128, 255, 128, 133]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
@@ -50,7 +68,7 @@ proptest! {
         let x: Vec<f32> = activations(&mut numbers, m * k).iter().map(|v| (v * 120.0).round()).collect();
         let w: Vec<i8> = (0..n * k).map(|_| numbers.next() as i8).collect();
         let (mut codes, mut residuals) = (vec![0; m * k], Residuals::default());
-        quantize_u8(&ctx, &x, k, 1.0, &mut codes, &mut residuals).expect("sound");
+        quantize(&ctx, &x, k, 1.0, CodeWidth::U8, &mut codes, &mut residuals).expect("sound");
         let packed = I8Panels::pack(n, k, w.chunks(k)).expect("fits");
         let mut acc = vec![0; m * n];
         gemm_u8s8(&ctx, &codes, m, &packed, &mut acc).expect("fits");
@@ -78,7 +96,7 @@ proptest! {
         let w: Vec<i8> = (0..n * k).map(|_| numbers.next() as i8).collect();
         let (s, s_w) = (1.0f32 / 127.0, 0.01f32);
         let (mut codes, mut residuals) = (vec![0; m * k], Residuals::default());
-        quantize_u8(&ctx, &x, k, s, &mut codes, &mut residuals).expect("sound");
+        quantize(&ctx, &x, k, s, CodeWidth::U8, &mut codes, &mut residuals).expect("sound");
         let mut acc = vec![0; m * n];
         gemm_u8s8(&ctx, &codes, m, &I8Panels::pack(n, k, w.chunks(k)).expect("fits"), &mut acc).expect("fits");
         // W[k, :] as floats.
@@ -108,16 +126,16 @@ fn codes_and_residuals_at_the_edges() {
     let ctx = ctx(&pool, 1);
     let x = [0.0, 127.4, 127.6, -128.4, -128.6, f32::NAN, f32::INFINITY, 1000.0, 0.5, 1.5, -0.5, 2.5];
     let (mut codes, mut residuals) = (vec![0; x.len()], Residuals::default());
-    quantize_u8(&ctx, &x, x.len(), 1.0, &mut codes, &mut residuals).expect("sound");
+    quantize(&ctx, &x, x.len(), 1.0, CodeWidth::U8, &mut codes, &mut residuals).expect("sound");
     assert_eq!(codes, [128, 255, 255, 0, 0, 128, 255, 255, 128, 130, 128, 130]);
     let row: Vec<(u32, f32)> = residuals.row(0).collect();
     assert_eq!(row.iter().map(|r| r.0).collect::<Vec<_>>(), [2, 4, 5, 6, 7]);
     assert!((row[0].1 - 0.6).abs() < 1e-4 && (row[1].1 + 0.6).abs() < 1e-4);
     assert!(row[2].1.is_nan() && row[3].1 == f32::INFINITY && row[4].1 == 873.0);
     for scale in [0.0, -1.0, f32::NAN, f32::INFINITY] {
-        assert!(quantize_u8(&ctx, &x, x.len(), scale, &mut codes, &mut residuals).is_err(), "{scale}");
+        assert!(quantize(&ctx, &x, x.len(), scale, CodeWidth::U8, &mut codes, &mut residuals).is_err(), "{scale}");
     }
-    assert!(quantize_u8(&ctx, &x, 5, 1.0, &mut codes, &mut residuals).is_err());
+    assert!(quantize(&ctx, &x, 5, 1.0, CodeWidth::U8, &mut codes, &mut residuals).is_err());
 }
 
 #[test]
@@ -128,7 +146,7 @@ fn shadow_is_the_same_for_every_cut_and_reads_each_channel_once() {
     let x = activations(&mut numbers, m * k);
     let rows = Rows { n, w: numbers.floats(k * n), reads: 0.into() };
     let (mut codes, mut residuals) = (vec![0; m * k], Residuals::default());
-    quantize_u8(&ctx(&pool, 3), &x, k, 0.02, &mut codes, &mut residuals).expect("sound");
+    quantize(&ctx(&pool, 3), &x, k, 0.02, CodeWidth::U8, &mut codes, &mut residuals).expect("sound");
     assert_eq!(residuals.rows(), m);
     let mut channels = residuals.channel.clone();
     channels.sort_unstable();
@@ -153,7 +171,7 @@ fn shadow_is_the_same_for_every_cut_and_reads_each_channel_once() {
     }
     // One row alone.
     let (mut codes, mut one) = (vec![0; k], Residuals::default());
-    quantize_u8(&ctx(&pool, 1), &x[5 * k..6 * k], k, 0.02, &mut codes, &mut one).expect("sound");
+    quantize(&ctx(&pool, 1), &x[5 * k..6 * k], k, 0.02, CodeWidth::U8, &mut codes, &mut one).expect("sound");
     let mut y2 = vec![0.0; n];
     shadow(&ctx(&pool, 2), &one, &rows, n, &mut y2).expect("sound");
     assert_eq!(bits(&y2), bits(&expected[5 * n..6 * n]));

@@ -21,9 +21,11 @@ pub mod packed;
 pub mod quant;
 pub mod random;
 pub mod source;
+pub mod splitmix;
 pub mod tensor;
 
 pub use calibration::{Calibration, LinearCalibration, Scales, Schedule, Treatment};
 pub use config::{DecoderConfig, GenerationDefaults, RopeScaling, TokenizerData};
 pub use format::WeightFormat;
+pub use splitmix::SplitMix64;
 pub use tensor::{LayerIdx, LayerTensor, LinearKind, TensorName, TokenId};

@@ -7,6 +7,7 @@
 use crate::{
     DecoderConfig, GenerationDefaults, LayerTensor, LinearKind, RopeScaling, TensorName, TokenId, TokenizerData,
     source::{ModelSource, SourceError},
+    splitmix::SplitMix64,
 };
 use std::ops::Range;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -47,17 +48,12 @@ impl RandomSource {
 }
 
 /// Standard normal values, nearly: four 16-bit uniforms added, exact in f32, without a transcendental function.
-fn fill_normal(mut state: u64, deviation: f32, out: &mut Vec<f32>, len: usize) {
+fn fill_normal(mut random: SplitMix64, deviation: f32, out: &mut Vec<f32>, len: usize) {
     // The sum of four uniforms on 0…65535 has this mean, and this standard deviation: √(4 · (2^32 − 1) / 12).
     const MEAN: i32 = 2 * 65_535;
     let scale = deviation / 37_837.226;
     out.extend((0..len).map(|_| {
-        // SplitMix64: a counter, mixed.
-        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^= z >> 31;
+        let z = random.next_u64();
         let sum = (z & 0xFFFF) + ((z >> 16) & 0xFFFF) + ((z >> 32) & 0xFFFF) + (z >> 48);
         (sum as i32 - MEAN) as f32 * scale
     }));
@@ -106,7 +102,8 @@ impl ModelSource for RandomSource {
         let tensor_seed = xxh3_64_with_seed(name.to_string().as_bytes(), self.seed);
         out.reserve(rows.len() * k);
         for row in rows {
-            fill_normal(xxh3_64_with_seed(&(row as u64).to_le_bytes(), tensor_seed), deviation, out, k);
+            let row_seed = xxh3_64_with_seed(&(row as u64).to_le_bytes(), tensor_seed);
+            fill_normal(SplitMix64::new(row_seed), deviation, out, k);
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use crate::{
     eval::{Reference, Windows},
     schedule::Bench,
 };
-use coexec_model::{Calibration, Treatment};
+use coexec_model::{Calibration, SplitMix64, Treatment};
 use serde::Serialize;
 
 /// Resamples of a confidence interval.
@@ -63,15 +63,11 @@ pub struct RankCorrelation {
 /// Spearman's correlation of `a` and `b`, with a bootstrap interval over their entries (the same numbers on every machine).
 #[must_use]
 pub fn rank_correlation(a: &[f64], b: &[f64]) -> RankCorrelation {
-    let mut state = 0x9E37_79B9_7F4A_7C15u64;
-    let mut below = |n: usize| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as usize % n.max(1)
-    };
+    let mut random = SplitMix64::new(0);
     let n = a.len().min(b.len());
     let mut resamples: Vec<f64> = (0..RESAMPLES)
         .map(|_| {
-            let (a, b): (Vec<f64>, Vec<f64>) = (0..n).map(|_| below(n)).map(|i| (a[i], b[i])).unzip();
+            let (a, b): (Vec<f64>, Vec<f64>) = (0..n).map(|_| random.below(n)).map(|i| (a[i], b[i])).unzip();
             spearman(&a, &b)
         })
         .collect();

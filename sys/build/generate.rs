@@ -26,7 +26,9 @@ pub(crate) fn generate(header: &str, clang_args: &[&str]) -> Result<String, bind
              ::core::ffi::c_char,\n        level: QnnLog_Level_t,\n        timestamp: u64,\n        args: *mut \
              ::core::ffi::c_void,\n    ),\n>;",
         );
-    let mut text = builder.generate()?.to_string();
+    // Whoever includes the bindings allows what they do, once and with a reason.
+    let mut text =
+        builder.generate()?.to_string().replace("#[allow(clippy::unnecessary_operation, clippy::identity_op)]\n", "");
     text.push_str(&tables(&text));
     Ok(text)
 }

@@ -674,7 +674,6 @@ pub struct Qnn_OpMappingPair_t {
     pub name: *const ::core::ffi::c_char,
     pub type_: Qnn_MappingType_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_OpMappingPair_t",
@@ -705,7 +704,6 @@ pub struct Qnn_Mapping_t {
     pub pair: *mut Qnn_OpMappingPair_t,
     pub numPairs: u32,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of Qnn_Mapping_t"][::core::mem::size_of::<Qnn_Mapping_t>() - 24usize];
     ["Alignment of Qnn_Mapping_t"][::core::mem::align_of::<Qnn_Mapping_t>() - 8usize];
@@ -737,7 +735,6 @@ pub struct Qnn_OpMappingV1_t {
     pub tensorMappings: *mut Qnn_Mapping_t,
     pub numTensorMappings: u32,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of Qnn_OpMappingV1_t"][::core::mem::size_of::<Qnn_OpMappingV1_t>() - 40usize];
     [
@@ -779,7 +776,6 @@ pub struct Qnn_OpMapping_t {
 pub union Qnn_OpMapping_t__bindgen_ty_1 {
     pub v1: *mut Qnn_OpMappingV1_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_OpMapping_t__bindgen_ty_1",
@@ -800,7 +796,6 @@ impl Default for Qnn_OpMapping_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of Qnn_OpMapping_t"][::core::mem::size_of::<Qnn_OpMapping_t>() - 16usize];
     [
@@ -825,7 +820,6 @@ pub struct Qnn_ErrorReportingConfig_t {
     pub reportingLevel: Qnn_ErrorReportingLevel_t,
     pub storageLimit: u32,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_ErrorReportingConfig_t",
@@ -856,7 +850,6 @@ pub struct Qnn_Version_t {
     pub minor: u32,
     pub patch: u32,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of Qnn_Version_t"][::core::mem::size_of::<Qnn_Version_t>() - 12usize];
     ["Alignment of Qnn_Version_t"][::core::mem::align_of::<Qnn_Version_t>() - 4usize];
@@ -876,7 +869,6 @@ pub struct Qnn_ApiVersion_t {
     pub coreApiVersion: Qnn_Version_t,
     pub backendApiVersion: Qnn_Version_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of Qnn_ApiVersion_t"][::core::mem::size_of::<Qnn_ApiVersion_t>() - 24usize];
     [
@@ -912,7 +904,6 @@ pub union Qnn_Scalar_t__bindgen_ty_1 {
     pub bfloat16Value: i16,
     pub stringValue: *const ::core::ffi::c_char,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_Scalar_t__bindgen_ty_1",
@@ -969,7 +960,6 @@ impl Default for Qnn_Scalar_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of Qnn_Scalar_t"][::core::mem::size_of::<Qnn_Scalar_t>() - 16usize];
     ["Alignment of Qnn_Scalar_t"][::core::mem::align_of::<Qnn_Scalar_t>() - 8usize];
@@ -992,7 +982,6 @@ pub struct Qnn_ScaleOffset_t {
     pub scale: f32,
     pub offset: i32,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of Qnn_ScaleOffset_t"][::core::mem::size_of::<Qnn_ScaleOffset_t>() - 8usize];
     [
@@ -1012,7 +1001,6 @@ pub struct Qnn_BwScaleOffset_t {
     pub scale: f32,
     pub offset: i32,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_BwScaleOffset_t",
@@ -1037,7 +1025,6 @@ pub struct Qnn_AxisScaleOffset_t {
     pub numScaleOffsets: u32,
     pub scaleOffset: *mut Qnn_ScaleOffset_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_AxisScaleOffset_t",
@@ -1073,7 +1060,6 @@ pub struct Qnn_BwAxisScaleOffset_t {
     pub scales: *mut f32,
     pub offsets: *mut i32,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_BwAxisScaleOffset_t",
@@ -1116,7 +1102,6 @@ pub struct Qnn_BwAxisScaleOffsetMapped_t {
     pub scales: *mut f32,
     pub offsets: *mut i32,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_BwAxisScaleOffsetMapped_t",
@@ -1158,7 +1143,6 @@ pub struct Qnn_BlockEncoding_t {
     pub blockSize: *mut u32,
     pub scaleOffset: *mut Qnn_ScaleOffset_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_BlockEncoding_t",
@@ -1190,7 +1174,6 @@ pub struct Qnn_BwBlockMapped_t {
     pub blockSize: *mut u32,
     pub scaleOffset: *mut Qnn_ScaleOffset_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_BwBlockMapped_t",
@@ -1236,7 +1219,6 @@ pub union Qnn_BlockwiseExpansion_t__bindgen_ty_1 {
     pub blocksScale8: *mut u8,
     pub blocksScale16: *mut u16,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_BlockwiseExpansion_t__bindgen_ty_1",
@@ -1262,7 +1244,6 @@ impl Default for Qnn_BlockwiseExpansion_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_BlockwiseExpansion_t",
@@ -1314,7 +1295,6 @@ pub union Qnn_BwBlockwiseExpansionMapped_t__bindgen_ty_1 {
     pub blocksScale8: *mut u8,
     pub blocksScale16: *mut u16,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_BwBlockwiseExpansionMapped_t__bindgen_ty_1",
@@ -1343,7 +1323,6 @@ impl Default for Qnn_BwBlockwiseExpansionMapped_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_BwBlockwiseExpansionMapped_t",
@@ -1395,7 +1374,6 @@ pub struct Qnn_VectorEncoding_t {
     pub vectorStride: u8,
     pub indexBitwidth: u8,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_VectorEncoding_t",
@@ -1437,7 +1415,6 @@ pub struct Qnn_FloatScaleOffset_t {
     pub scale: f32,
     pub offset: f32,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_FloatScaleOffset_t",
@@ -1458,7 +1435,6 @@ pub struct Qnn_FloatBlockEncoding_t {
     pub blockSize: *mut u32,
     pub floatScaleOffset: *mut Qnn_FloatScaleOffset_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_FloatBlockEncoding_t",
@@ -1489,7 +1465,6 @@ pub struct Qnn_BwFloatBlockEncoding_t {
     pub blockSize: *mut u32,
     pub floatScaleOffset: *mut Qnn_FloatScaleOffset_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_BwFloatBlockEncoding_t",
@@ -1539,7 +1514,6 @@ pub union Qnn_QuantizeParams_t__bindgen_ty_1 {
     pub bwBlockwiseExpansionMappedEncoding: *mut Qnn_BwBlockwiseExpansionMapped_t,
     pub bwFloatBlockEncoding: Qnn_BwFloatBlockEncoding_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_QuantizeParams_t__bindgen_ty_1",
@@ -1609,7 +1583,6 @@ impl Default for Qnn_QuantizeParams_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_QuantizeParams_t",
@@ -1639,7 +1612,6 @@ pub struct Qnn_ClientBuffer_t {
     pub data: *mut ::core::ffi::c_void,
     pub dataSize: u32,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_ClientBuffer_t",
@@ -1669,7 +1641,6 @@ pub struct Qnn_TensorRetrieveRaw_t {
     pub getTensorData: Qnn_GetTensorRawDataFn_t,
     pub freeTensorData: Qnn_FreeTensorRawDataFn_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_TensorRetrieveRaw_t",
@@ -1690,7 +1661,6 @@ pub struct Qnn_OpaqueObject_t {
     pub data: *mut ::core::ffi::c_void,
     pub len: u64,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_OpaqueObject_t",
@@ -1735,7 +1705,6 @@ pub union Qnn_TensorV1_t__bindgen_ty_1 {
     pub clientBuf: Qnn_ClientBuffer_t,
     pub memHandle: Qnn_MemHandle_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_TensorV1_t__bindgen_ty_1",
@@ -1759,7 +1728,6 @@ impl Default for Qnn_TensorV1_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of Qnn_TensorV1_t"][::core::mem::size_of::<Qnn_TensorV1_t>() - 112usize];
     ["Alignment of Qnn_TensorV1_t"][::core::mem::align_of::<Qnn_TensorV1_t>() - 8usize];
@@ -1806,7 +1774,6 @@ pub struct Qnn_SparseLayoutHybridCoo_t {
     pub numSpecifiedElements: u32,
     pub numSparseDimensions: u32,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_SparseLayoutHybridCoo_t",
@@ -1834,7 +1801,6 @@ pub struct Qnn_SparseParams_t {
 pub union Qnn_SparseParams_t__bindgen_ty_1 {
     pub hybridCoo: Qnn_SparseLayoutHybridCoo_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_SparseParams_t__bindgen_ty_1",
@@ -1855,7 +1821,6 @@ impl Default for Qnn_SparseParams_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_SparseParams_t",
@@ -1900,7 +1865,6 @@ pub union Qnn_TensorV2_t__bindgen_ty_1 {
     pub memHandle: Qnn_MemHandle_t,
     pub retrieveRaw: *mut Qnn_TensorRetrieveRaw_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_TensorV2_t__bindgen_ty_1",
@@ -1927,7 +1891,6 @@ impl Default for Qnn_TensorV2_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of Qnn_TensorV2_t"][::core::mem::size_of::<Qnn_TensorV2_t>() - 136usize];
     ["Alignment of Qnn_TensorV2_t"][::core::mem::align_of::<Qnn_TensorV2_t>() - 8usize];
@@ -1989,7 +1952,6 @@ pub union Qnn_Tensor_t__bindgen_ty_1 {
     pub v1: Qnn_TensorV1_t,
     pub v2: Qnn_TensorV2_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_Tensor_t__bindgen_ty_1",
@@ -2013,7 +1975,6 @@ impl Default for Qnn_Tensor_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of Qnn_Tensor_t"][::core::mem::size_of::<Qnn_Tensor_t>() - 144usize];
     ["Alignment of Qnn_Tensor_t"][::core::mem::align_of::<Qnn_Tensor_t>() - 8usize];
@@ -2038,7 +1999,6 @@ pub struct Qnn_TensorSetV1_t {
     pub numOutputs: u32,
     pub outputs: *mut Qnn_Tensor_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of Qnn_TensorSetV1_t"][::core::mem::size_of::<Qnn_TensorSetV1_t>() - 32usize];
     [
@@ -2077,7 +2037,6 @@ pub struct Qnn_TensorSet_t {
 pub union Qnn_TensorSet_t__bindgen_ty_1 {
     pub v1: Qnn_TensorSetV1_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_TensorSet_t__bindgen_ty_1",
@@ -2098,7 +2057,6 @@ impl Default for Qnn_TensorSet_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of Qnn_TensorSet_t"][::core::mem::size_of::<Qnn_TensorSet_t>() - 40usize];
     [
@@ -2130,7 +2088,6 @@ pub union Qnn_Param_t__bindgen_ty_1 {
     pub scalarParam: Qnn_Scalar_t,
     pub tensorParam: Qnn_Tensor_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_Param_t__bindgen_ty_1",
@@ -2154,7 +2111,6 @@ impl Default for Qnn_Param_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of Qnn_Param_t"][::core::mem::size_of::<Qnn_Param_t>() - 160usize];
     ["Alignment of Qnn_Param_t"][::core::mem::align_of::<Qnn_Param_t>() - 8usize];
@@ -2187,7 +2143,6 @@ pub struct Qnn_OpConfigV1_t {
     pub numOfOutputs: u32,
     pub outputTensors: *mut Qnn_Tensor_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of Qnn_OpConfigV1_t"][::core::mem::size_of::<Qnn_OpConfigV1_t>() - 72usize];
     [
@@ -2241,7 +2196,6 @@ pub struct Qnn_OpConfig_t {
 pub union Qnn_OpConfig_t__bindgen_ty_1 {
     pub v1: Qnn_OpConfigV1_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_OpConfig_t__bindgen_ty_1",
@@ -2262,7 +2216,6 @@ impl Default for Qnn_OpConfig_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of Qnn_OpConfig_t"][::core::mem::size_of::<Qnn_OpConfig_t>() - 80usize];
     ["Alignment of Qnn_OpConfig_t"][::core::mem::align_of::<Qnn_OpConfig_t>() - 8usize];
@@ -2286,7 +2239,6 @@ pub struct Qnn_BinaryBuffer_t {
     pub data: *mut ::core::ffi::c_void,
     pub dataSize: Qnn_ContextBinarySize_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_BinaryBuffer_t",
@@ -2377,7 +2329,6 @@ pub struct QnnGlobalConfig_t {
 pub union QnnGlobalConfig_t__bindgen_ty_1 {
     pub socModel: Qnn_SocModel_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnGlobalConfig_t__bindgen_ty_1",
@@ -2398,7 +2349,6 @@ impl Default for QnnGlobalConfig_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of QnnGlobalConfig_t"][::core::mem::size_of::<QnnGlobalConfig_t>() - 8usize];
     [
@@ -2626,7 +2576,6 @@ pub union QnnBackend_Config_t__bindgen_ty_1 {
     pub errorConfig: Qnn_ErrorReportingConfig_t,
     pub platformOption: *const ::core::ffi::c_char,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnBackend_Config_t__bindgen_ty_1",
@@ -2654,7 +2603,6 @@ impl Default for QnnBackend_Config_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnBackend_Config_t",
@@ -2682,7 +2630,6 @@ pub struct QnnBackend_OperationName_t {
     pub name: *const ::core::ffi::c_char,
     pub target: *const ::core::ffi::c_char,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnBackend_OperationName_t",
@@ -2720,7 +2667,6 @@ pub struct QnnBackend_Property_t {
 pub union QnnBackend_Property_t__bindgen_ty_1 {
     pub customProperty: QnnBackend_CustomProperty_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnBackend_Property_t__bindgen_ty_1",
@@ -2742,7 +2688,6 @@ impl Default for QnnBackend_Property_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnBackend_Property_t",
@@ -2895,7 +2840,6 @@ pub struct QnnDevice_CoreInfoV1_t {
     pub coreType: u32,
     pub coreInfoExtension: QnnDevice_CoreInfoExtension_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnDevice_CoreInfoV1_t",
@@ -2933,7 +2877,6 @@ pub struct QnnDevice_CoreInfo_t {
 pub union QnnDevice_CoreInfo_t__bindgen_ty_1 {
     pub v1: QnnDevice_CoreInfoV1_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnDevice_CoreInfo_t__bindgen_ty_1",
@@ -2954,7 +2897,6 @@ impl Default for QnnDevice_CoreInfo_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnDevice_CoreInfo_t",
@@ -2984,7 +2926,6 @@ pub struct QnnDevice_HardwareDeviceInfoV1_t {
     pub cores: *mut QnnDevice_CoreInfo_t,
     pub deviceInfoExtension: QnnDevice_DeviceInfoExtension_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnDevice_HardwareDeviceInfoV1_t",
@@ -3029,7 +2970,6 @@ pub struct QnnDevice_HardwareDeviceInfo_t {
 pub union QnnDevice_HardwareDeviceInfo_t__bindgen_ty_1 {
     pub v1: QnnDevice_HardwareDeviceInfoV1_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnDevice_HardwareDeviceInfo_t__bindgen_ty_1",
@@ -3051,7 +2991,6 @@ impl Default for QnnDevice_HardwareDeviceInfo_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnDevice_HardwareDeviceInfo_t",
@@ -3078,7 +3017,6 @@ pub struct QnnDevice_PlatformInfoV1_t {
     pub numHwDevices: u32,
     pub hwDevices: *mut QnnDevice_HardwareDeviceInfo_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnDevice_PlatformInfoV1_t",
@@ -3113,7 +3051,6 @@ pub struct QnnDevice_PlatformInfo_t {
 pub union QnnDevice_PlatformInfo_t__bindgen_ty_1 {
     pub v1: QnnDevice_PlatformInfoV1_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnDevice_PlatformInfo_t__bindgen_ty_1",
@@ -3134,7 +3071,6 @@ impl Default for QnnDevice_PlatformInfo_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnDevice_PlatformInfo_t",
@@ -3167,7 +3103,6 @@ pub union QnnDevice_Config_t__bindgen_ty_1 {
     pub customConfig: QnnDevice_CustomConfig_t,
     pub hardwareInfo: *mut QnnDevice_PlatformInfo_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnDevice_Config_t__bindgen_ty_1",
@@ -3191,7 +3126,6 @@ impl Default for QnnDevice_Config_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnDevice_Config_t",
@@ -3288,7 +3222,6 @@ pub union QnnSignal_Config_t__bindgen_ty_1 {
     pub customConfig: QnnSignal_CustomConfig_t,
     pub timeoutDurationUs: u64,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSignal_Config_t__bindgen_ty_1",
@@ -3313,7 +3246,6 @@ impl Default for QnnSignal_Config_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSignal_Config_t",
@@ -3445,7 +3377,6 @@ pub struct QnnProfile_EventData_t {
     pub value: QnnProfile_EventValue_t,
     pub identifier: *const ::core::ffi::c_char,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnProfile_EventData_t",
@@ -3481,7 +3412,6 @@ pub struct QnnProfile_BackendOpaqueObject_t {
     pub opaqueObject: Qnn_OpaqueObject_t,
     pub fileName: *const ::core::ffi::c_char,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnProfile_BackendOpaqueObject_t",
@@ -3520,7 +3450,6 @@ pub union QnnProfile_ExtendedEventDataV1_t__bindgen_ty_1 {
     pub value: Qnn_Scalar_t,
     pub backendOpaqueObject: QnnProfile_BackendOpaqueObject_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnProfile_ExtendedEventDataV1_t__bindgen_ty_1",
@@ -3549,7 +3478,6 @@ impl Default for QnnProfile_ExtendedEventDataV1_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnProfile_ExtendedEventDataV1_t",
@@ -3590,7 +3518,6 @@ pub struct QnnProfile_ExtendedEventData_t {
 pub union QnnProfile_ExtendedEventData_t__bindgen_ty_1 {
     pub v1: QnnProfile_ExtendedEventDataV1_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnProfile_ExtendedEventData_t__bindgen_ty_1",
@@ -3612,7 +3539,6 @@ impl Default for QnnProfile_ExtendedEventData_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnProfile_ExtendedEventData_t",
@@ -3646,7 +3572,6 @@ pub union QnnProfile_Config_t__bindgen_ty_1 {
     pub numMaxEvents: u64,
     pub enableOptrace: u8,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnProfile_Config_t__bindgen_ty_1",
@@ -3674,7 +3599,6 @@ impl Default for QnnProfile_Config_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnProfile_Config_t",
@@ -3742,7 +3666,6 @@ pub struct Qnn_MemShape_t {
     pub dimSize: *mut u32,
     pub shapeConfig: *const ::core::ffi::c_char,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of Qnn_MemShape_t"][::core::mem::size_of::<Qnn_MemShape_t>() - 24usize];
     ["Alignment of Qnn_MemShape_t"][::core::mem::align_of::<Qnn_MemShape_t>() - 8usize];
@@ -3770,7 +3693,6 @@ impl Default for Qnn_MemShape_t {
 pub struct Qnn_MemIonInfo_t {
     pub fd: i32,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of Qnn_MemIonInfo_t"][::core::mem::size_of::<Qnn_MemIonInfo_t>() - 4usize];
     [
@@ -3786,7 +3708,6 @@ pub struct Qnn_MemDmaBufInfo_t {
     pub fd: i32,
     pub data: *mut ::core::ffi::c_void,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_MemDmaBufInfo_t",
@@ -3825,7 +3746,6 @@ pub union Qnn_MemDescriptor_t__bindgen_ty_1 {
     pub customInfo: Qnn_MemInfoCustom_t,
     pub dmaBufInfo: Qnn_MemDmaBufInfo_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_MemDescriptor_t__bindgen_ty_1",
@@ -3852,7 +3772,6 @@ impl Default for Qnn_MemDescriptor_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_MemDescriptor_t",
@@ -4328,7 +4247,6 @@ pub struct QnnContext_AsyncExecutionQueueDepth_t {
 pub union QnnContext_AsyncExecutionQueueDepth_t__bindgen_ty_1 {
     pub depth: u32,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnContext_AsyncExecutionQueueDepth_t__bindgen_ty_1",
@@ -4352,7 +4270,6 @@ impl Default for QnnContext_AsyncExecutionQueueDepth_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnContext_AsyncExecutionQueueDepth_t",
@@ -4394,7 +4311,6 @@ pub union QnnContext_Config_t__bindgen_ty_1 {
     pub isGraphInitDeferred: u8,
     pub graphRetentionOrder: *const *const ::core::ffi::c_char,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnContext_Config_t__bindgen_ty_1",
@@ -4451,7 +4367,6 @@ impl Default for QnnContext_Config_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnContext_Config_t",
@@ -4482,7 +4397,6 @@ pub struct QnnContext_ParamsV1_t {
     pub notifyFunc: QnnContext_createFromBinaryNotifyFn_t,
     pub notifyParam: *mut ::core::ffi::c_void,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnContext_ParamsV1_t",
@@ -4525,7 +4439,6 @@ pub struct Qnn_ContextBinaryDataRequest_t {
     pub size: Qnn_ContextBinarySize_t,
     pub isBackendMappingNeeded: u8,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_ContextBinaryDataRequest_t",
@@ -4551,7 +4464,6 @@ pub struct Qnn_ContextBinaryRawDataResponse_t {
     pub dataStartOffset: Qnn_ContextBinarySize_t,
     pub alignedSize: Qnn_ContextBinarySize_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_ContextBinaryRawDataResponse_t",
@@ -4587,7 +4499,6 @@ pub struct Qnn_ContextBinaryDmaDataResponse_t {
     pub dataStartOffset: Qnn_ContextBinarySize_t,
     pub alignedSize: Qnn_ContextBinarySize_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_ContextBinaryDmaDataResponse_t",
@@ -4622,7 +4533,6 @@ pub struct Qnn_ContextBinaryRawDataMem_t {
     pub memPtr: *mut ::core::ffi::c_void,
     pub memSize: Qnn_ContextBinarySize_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_ContextBinaryRawDataMem_t",
@@ -4652,7 +4562,6 @@ pub struct Qnn_ContextBinaryDmaDataMem_t {
     pub dmaBuffer: Qnn_MemDmaBufInfo_t,
     pub memSize: Qnn_ContextBinarySize_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_ContextBinaryDmaDataMem_t",
@@ -4683,7 +4592,6 @@ pub struct Qnn_ContextBinaryRawBufferCallbackV1_t {
     pub dataRelease: Qnn_ContextBinaryRawDataReleaseFn_t,
     pub notifyParam: *mut ::core::ffi::c_void,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_ContextBinaryRawBufferCallbackV1_t",
@@ -4720,7 +4628,6 @@ pub struct Qnn_ContextBinaryDmaBufferCallbackV1_t {
     pub dataRelease: Qnn_ContextBinaryDmaDataReleaseFn_t,
     pub notifyParam: *mut ::core::ffi::c_void,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_ContextBinaryDmaBufferCallbackV1_t",
@@ -4761,7 +4668,6 @@ pub struct Qnn_ContextBinaryRawBufferCallback_t {
 pub union Qnn_ContextBinaryRawBufferCallback_t__bindgen_ty_1 {
     pub v1: Qnn_ContextBinaryRawBufferCallbackV1_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_ContextBinaryRawBufferCallback_t__bindgen_ty_1",
@@ -4785,7 +4691,6 @@ impl Default for Qnn_ContextBinaryRawBufferCallback_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_ContextBinaryRawBufferCallback_t",
@@ -4817,7 +4722,6 @@ pub struct Qnn_ContextBinaryDmaBufferCallback_t {
 pub union Qnn_ContextBinaryDmaBufferCallback_t__bindgen_ty_1 {
     pub v1: Qnn_ContextBinaryDmaBufferCallbackV1_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_ContextBinaryDmaBufferCallback_t__bindgen_ty_1",
@@ -4841,7 +4745,6 @@ impl Default for Qnn_ContextBinaryDmaBufferCallback_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_ContextBinaryDmaBufferCallback_t",
@@ -4874,7 +4777,6 @@ pub union Qnn_ContextBinaryCallback_t__bindgen_ty_1 {
     pub rawBufferCallback: Qnn_ContextBinaryRawBufferCallback_t,
     pub dmaBufferCallback: Qnn_ContextBinaryDmaBufferCallback_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_ContextBinaryCallback_t__bindgen_ty_1",
@@ -4902,7 +4804,6 @@ impl Default for Qnn_ContextBinaryCallback_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_ContextBinaryCallback_t",
@@ -4934,7 +4835,6 @@ pub struct QnnContext_ParamsV2_t {
     pub notifyParam: *mut ::core::ffi::c_void,
     pub callback: *const Qnn_ContextBinaryCallback_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnContext_ParamsV2_t",
@@ -4985,7 +4885,6 @@ pub union QnnContext_Params_t__bindgen_ty_1 {
     pub v1: QnnContext_ParamsV1_t,
     pub v2: *mut QnnContext_ParamsV2_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnContext_Params_t__bindgen_ty_1",
@@ -5009,7 +4908,6 @@ impl Default for QnnContext_Params_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnContext_Params_t",
@@ -5042,7 +4940,6 @@ pub union QnnContext_BufferV1_t__bindgen_ty_1 {
     pub binaryBuf: Qnn_BinaryBuffer_t,
     pub memHandle: Qnn_MemHandle_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnContext_BufferV1_t__bindgen_ty_1",
@@ -5066,7 +4963,6 @@ impl Default for QnnContext_BufferV1_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnContext_BufferV1_t",
@@ -5098,7 +4994,6 @@ pub struct QnnContext_Buffer_t {
 pub union QnnContext_Buffer_t__bindgen_ty_1 {
     pub v1: QnnContext_BufferV1_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnContext_Buffer_t__bindgen_ty_1",
@@ -5119,7 +5014,6 @@ impl Default for QnnContext_Buffer_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnContext_Buffer_t",
@@ -5151,7 +5045,6 @@ pub struct QnnContext_Property_t {
 pub union QnnContext_Property_t__bindgen_ty_1 {
     pub customProperty: QnnContext_CustomProperty_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnContext_Property_t__bindgen_ty_1",
@@ -5173,7 +5066,6 @@ impl Default for QnnContext_Property_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnContext_Property_t",
@@ -5424,7 +5316,6 @@ pub union QnnGraph_Config_t__bindgen_ty_1 {
     pub numProfilingExecutions: u32,
     pub enableBinarySectionWeightsUpdates: u8,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnGraph_Config_t__bindgen_ty_1",
@@ -5463,7 +5354,6 @@ impl Default for QnnGraph_Config_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of QnnGraph_Config_t"][::core::mem::size_of::<QnnGraph_Config_t>() - 16usize];
     [
@@ -5493,7 +5383,6 @@ pub struct QnnGraph_Property_t {
 pub union QnnGraph_Property_t__bindgen_ty_1 {
     pub customProperty: QnnGraph_CustomProperty_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnGraph_Property_t__bindgen_ty_1",
@@ -5515,7 +5404,6 @@ impl Default for QnnGraph_Property_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnGraph_Property_t",
@@ -5547,7 +5435,6 @@ pub struct QnnGraph_ExecuteEnvironment_t {
 pub union QnnGraph_ExecuteEnvironment_t__bindgen_ty_1 {
     pub tensorSet: Qnn_TensorSet_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnGraph_ExecuteEnvironment_t__bindgen_ty_1",
@@ -5569,7 +5456,6 @@ impl Default for QnnGraph_ExecuteEnvironment_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnGraph_ExecuteEnvironment_t",
@@ -5595,7 +5481,6 @@ impl Default for QnnGraph_ExecuteEnvironment_t {
 pub struct Qnn_NotifyStatus_t {
     pub error: Qnn_ErrorHandle_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of Qnn_NotifyStatus_t",
@@ -5761,7 +5646,6 @@ pub struct QnnInterface_ImplementationV2_32_t {
     pub contextGetBinarySectionUpdate: QnnContext_GetBinarySectionUpdateFn_t,
     pub contextFreeBinarySectionUpdate: QnnContext_FreeBinarySectionUpdateFn_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnInterface_ImplementationV2_32_t",
@@ -6088,7 +5972,6 @@ pub struct QnnInterface_t {
 pub union QnnInterface_t__bindgen_ty_1 {
     pub v2_32: QnnInterface_ImplementationV2_32_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnInterface_t__bindgen_ty_1",
@@ -6109,7 +5992,6 @@ impl Default for QnnInterface_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     ["Size of QnnInterface_t"][::core::mem::size_of::<QnnInterface_t>() - 608usize];
     ["Alignment of QnnInterface_t"][::core::mem::align_of::<QnnInterface_t>() - 8usize];
@@ -6547,7 +6429,6 @@ pub struct QnnSystemContext_GraphInfoV1_t {
     pub numGraphOutputs: u32,
     pub graphOutputs: *mut Qnn_Tensor_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSystemContext_GraphInfoV1_t",
@@ -6592,7 +6473,6 @@ pub struct QnnSystemContext_GraphInfoV2_t {
     pub numUpdateableTensors: u32,
     pub updateableTensors: *mut Qnn_Tensor_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSystemContext_GraphInfoV2_t",
@@ -6649,7 +6529,6 @@ pub struct QnnSystemContext_GraphInfoV3_t {
     pub startOpIndex: u32,
     pub endOpIndex: u32,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSystemContext_GraphInfoV3_t",
@@ -6717,7 +6596,6 @@ pub union QnnSystemContext_GraphInfo_t__bindgen_ty_1 {
     pub graphInfoV2: QnnSystemContext_GraphInfoV2_t,
     pub graphInfoV3: QnnSystemContext_GraphInfoV3_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSystemContext_GraphInfo_t__bindgen_ty_1",
@@ -6747,7 +6625,6 @@ impl Default for QnnSystemContext_GraphInfo_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSystemContext_GraphInfo_t",
@@ -6786,7 +6663,6 @@ pub struct QnnSystemContext_BinaryInfoV1_t {
     pub numGraphs: u32,
     pub graphs: *mut QnnSystemContext_GraphInfo_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSystemContext_BinaryInfoV1_t",
@@ -6873,7 +6749,6 @@ pub struct QnnSystemContext_BinaryInfoV2_t {
     pub graphs: *mut QnnSystemContext_GraphInfo_t,
     pub platformInfo: *mut QnnDevice_PlatformInfo_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSystemContext_BinaryInfoV2_t",
@@ -6963,7 +6838,6 @@ pub struct QnnSystemContext_BinaryInfoV3_t {
     pub contextMetadata: *mut ::core::ffi::c_void,
     pub socModel: u32,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSystemContext_BinaryInfoV3_t",
@@ -7047,7 +6921,6 @@ pub union QnnSystemContext_BinaryInfo_t__bindgen_ty_1 {
     pub contextBinaryInfoV2: QnnSystemContext_BinaryInfoV2_t,
     pub contextBinaryInfoV3: QnnSystemContext_BinaryInfoV3_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSystemContext_BinaryInfo_t__bindgen_ty_1",
@@ -7080,7 +6953,6 @@ impl Default for QnnSystemContext_BinaryInfo_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSystemContext_BinaryInfo_t",
@@ -7108,7 +6980,6 @@ pub struct QnnSystemDlc_GraphConfigInfoV1_t {
     pub graphConfigs: *mut *const QnnGraph_Config_t,
     pub numConfigs: u32,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSystemDlc_GraphConfigInfoV1_t",
@@ -7146,7 +7017,6 @@ pub struct QnnSystemDlc_GraphConfigInfo_t {
 pub union QnnSystemDlc_GraphConfigInfo_t__bindgen_ty_1 {
     pub v1: QnnSystemDlc_GraphConfigInfoV1_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSystemDlc_GraphConfigInfo_t__bindgen_ty_1",
@@ -7168,7 +7038,6 @@ impl Default for QnnSystemDlc_GraphConfigInfo_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSystemDlc_GraphConfigInfo_t",
@@ -7195,7 +7064,6 @@ pub struct QnnSystemProfile_SerializationTargetFile_t {
     pub fileName: *const ::core::ffi::c_char,
     pub fileDirectory: *const ::core::ffi::c_char,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSystemProfile_SerializationTargetFile_t",
@@ -7232,7 +7100,6 @@ pub struct QnnSystemProfile_SerializationTarget_t {
 pub union QnnSystemProfile_SerializationTarget_t__bindgen_ty_1 {
     pub file: QnnSystemProfile_SerializationTargetFile_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSystemProfile_SerializationTarget_t__bindgen_ty_1",
@@ -7256,7 +7123,6 @@ impl Default for QnnSystemProfile_SerializationTarget_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSystemProfile_SerializationTarget_t",
@@ -7284,7 +7150,6 @@ pub struct QnnSystemProfile_SerializationFileHeader_t {
     pub appVersion: *const ::core::ffi::c_char,
     pub backendVersion: *const ::core::ffi::c_char,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSystemProfile_SerializationFileHeader_t",
@@ -7326,7 +7191,6 @@ pub union QnnSystemProfile_SerializationTargetConfig_t__bindgen_ty_1 {
     pub maxNumMessages: u32,
     pub serializationHeader: QnnSystemProfile_SerializationFileHeader_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSystemProfile_SerializationTargetConfig_t__bindgen_ty_1",
@@ -7358,7 +7222,6 @@ impl Default for QnnSystemProfile_SerializationTargetConfig_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSystemProfile_SerializationTargetConfig_t",
@@ -7391,7 +7254,6 @@ pub struct QnnSystemProfile_HeaderV1_t {
     pub visibility: QnnSystemProfile_Visibility_t,
     pub graphName: *const ::core::ffi::c_char,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSystemProfile_HeaderV1_t",
@@ -7444,7 +7306,6 @@ pub union QnnSystemProfile_ProfileEventV1_t__bindgen_ty_1 {
     pub eventData: QnnProfile_EventData_t,
     pub extendedEventData: QnnProfile_ExtendedEventData_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSystemProfile_ProfileEventV1_t__bindgen_ty_1",
@@ -7473,7 +7334,6 @@ impl Default for QnnSystemProfile_ProfileEventV1_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSystemProfile_ProfileEventV1_t",
@@ -7509,7 +7369,6 @@ pub struct QnnSystemProfile_ProfileDataV1_t {
     pub profilingEvents: *mut QnnSystemProfile_ProfileEventV1_t,
     pub numProfilingEvents: u32,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSystemProfile_ProfileDataV1_t",
@@ -7549,7 +7408,6 @@ pub struct QnnSystemProfile_ProfileData_t {
 pub union QnnSystemProfile_ProfileData_t__bindgen_ty_1 {
     pub v1: QnnSystemProfile_ProfileDataV1_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSystemProfile_ProfileData_t__bindgen_ty_1",
@@ -7571,7 +7429,6 @@ impl Default for QnnSystemProfile_ProfileData_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSystemProfile_ProfileData_t",
@@ -7612,7 +7469,6 @@ pub struct QnnSystemInterface_ImplementationV1_7_t {
     pub systemProfileSerializeEventData: QnnSystemProfile_serializeEventDataFn_t,
     pub systemProfileFreeSerializationTarget: QnnSystemProfile_freeSerializationTargetFn_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSystemInterface_ImplementationV1_7_t",
@@ -7710,7 +7566,6 @@ pub struct QnnSystemInterface_t {
 pub union QnnSystemInterface_t__bindgen_ty_1 {
     pub v1_7: QnnSystemInterface_ImplementationV1_7_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSystemInterface_t__bindgen_ty_1",
@@ -7731,7 +7586,6 @@ impl Default for QnnSystemInterface_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnSystemInterface_t",
@@ -8357,7 +8211,6 @@ pub struct QnnHtpContext_GroupRegistration_t {
     pub firstGroupHandle: Qnn_ContextHandle_t,
     pub maxSpillFillBuffer: u64,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpContext_GroupRegistration_t",
@@ -8406,7 +8259,6 @@ pub union QnnHtpContext_CustomConfig_t__bindgen_ty_1 {
     pub concurrentGroupRegistration: QnnHtpContext_GroupRegistration_t,
     pub loraWeightSharingEnabled: bool,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpContext_CustomConfig_t__bindgen_ty_1",
@@ -8487,7 +8339,6 @@ impl Default for QnnHtpContext_CustomConfig_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpContext_CustomConfig_t",
@@ -8521,7 +8372,6 @@ pub union QnnHtpContext_CustomProperty_t__bindgen_ty_1 {
     pub spillfillBufferSize: u64,
     pub weightsBufferSize: u64,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpContext_CustomProperty_t__bindgen_ty_1",
@@ -8554,7 +8404,6 @@ impl Default for QnnHtpContext_CustomProperty_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpContext_CustomProperty_t",
@@ -8595,7 +8444,6 @@ pub struct QnnHtpPerfInfrastructure_DcvsV3_t {
     pub coreVoltageCornerTarget: QnnHtpPerfInfrastructure_VoltageCorner_t,
     pub coreVoltageCornerMax: QnnHtpPerfInfrastructure_VoltageCorner_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpPerfInfrastructure_DcvsV3_t",
@@ -8683,7 +8531,6 @@ pub struct QnnHtpPerfInfrastructure_HmxV2_t {
     pub hmxVoltageCornerMax: QnnHtpPerfInfrastructure_ExpVoltageCorner_t,
     pub hmxPerfMode: QnnHtpPerfInfrastructure_ClkPerfMode_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpPerfInfrastructure_HmxV2_t",
@@ -8737,7 +8584,6 @@ pub union QnnHtpPerfInfrastructure_PowerConfig_t__bindgen_ty_1 {
     pub adaptivePollingTimeConfig: QnnHtpPerfInfrastructure_AdaptivePollingTime_t,
     pub ddrPerfModeConfig: QnnHtpPerfInfrastructure_DdrPerfMode_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpPerfInfrastructure_PowerConfig_t__bindgen_ty_1",
@@ -8792,7 +8638,6 @@ impl Default for QnnHtpPerfInfrastructure_PowerConfig_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpPerfInfrastructure_PowerConfig_t",
@@ -8824,7 +8669,6 @@ pub struct QnnHtpPerfInfrastructure_MemoryConfig_t {
 pub union QnnHtpPerfInfrastructure_MemoryConfig_t__bindgen_ty_1 {
     pub memGrowSizeConfig: QnnHtpPerfInfrastructure_MemGrowSize_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpPerfInfrastructure_MemoryConfig_t__bindgen_ty_1",
@@ -8849,7 +8693,6 @@ impl Default for QnnHtpPerfInfrastructure_MemoryConfig_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpPerfInfrastructure_MemoryConfig_t",
@@ -8876,7 +8719,6 @@ pub struct QnnHtpDevice_Minimum_Arch_t {
     pub deviceId: u32,
     pub arch: QnnHtpDevice_Arch_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpDevice_Minimum_Arch_t",
@@ -8906,7 +8748,6 @@ pub struct QnnHtpDevice_UseSignedProcessDomain_t {
     pub deviceId: u32,
     pub useSignedProcessDomain: bool,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpDevice_UseSignedProcessDomain_t",
@@ -8929,7 +8770,6 @@ pub struct QnnHtpDevice_UseSecureProcessDomain_t {
     pub deviceId: u32,
     pub useSecureProcessDomain: bool,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpDevice_UseSecureProcessDomain_t",
@@ -8960,7 +8800,6 @@ pub union QnnHtpDevice_CustomConfig_t__bindgen_ty_1 {
     pub useSignedProcessDomain: QnnHtpDevice_UseSignedProcessDomain_t,
     pub useSecureProcessDomain: QnnHtpDevice_UseSecureProcessDomain_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpDevice_CustomConfig_t__bindgen_ty_1",
@@ -8995,7 +8834,6 @@ impl Default for QnnHtpDevice_CustomConfig_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpDevice_CustomConfig_t",
@@ -9031,7 +8869,6 @@ pub union QnnHtpDevice_CustomConfigAt8_t__bindgen_ty_1 {
     pub useSecureProcessDomain: QnnHtpDevice_UseSecureProcessDomain_t,
     pub htpExtension: *mut ::core::ffi::c_void,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpDevice_CustomConfigAt8_t__bindgen_ty_1",
@@ -9071,7 +8908,6 @@ impl Default for QnnHtpDevice_CustomConfigAt8_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpDevice_CustomConfigAt8_t",
@@ -9101,7 +8937,6 @@ pub struct QnnHtpDevice_OnChipDeviceInfoExtension_t {
     pub dlbcSupport: bool,
     pub arch: QnnHtpDevice_Arch_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpDevice_OnChipDeviceInfoExtension_t",
@@ -9149,7 +8984,6 @@ pub struct QnnHtpDevice_DeviceInfoExtension_t {
 pub union QnnHtpDevice_DeviceInfoExtension_t__bindgen_ty_1 {
     pub onChipDevice: QnnHtpDevice_OnChipDeviceInfoExtension_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpDevice_DeviceInfoExtension_t__bindgen_ty_1",
@@ -9174,7 +9008,6 @@ impl Default for QnnHtpDevice_DeviceInfoExtension_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpDevice_DeviceInfoExtension_t",
@@ -9203,7 +9036,6 @@ pub struct QnnHtpDevice_PerfInfrastructure_t {
     pub setPowerConfig: QnnHtpPerfInfrastructure_SetPowerConfigFn_t,
     pub setMemoryConfig: QnnHtpPerfInfrastructure_SetMemoryConfigFn_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpDevice_PerfInfrastructure_t",
@@ -9239,7 +9071,6 @@ pub struct QnnHtpDevice_Infrastructure_t {
 pub union QnnHtpDevice_Infrastructure_t__bindgen_ty_1 {
     pub perfInfra: QnnHtpDevice_PerfInfrastructure_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpDevice_Infrastructure_t__bindgen_ty_1",
@@ -9261,7 +9092,6 @@ impl Default for QnnHtpDevice_Infrastructure_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpDevice_Infrastructure_t",
@@ -9288,7 +9118,6 @@ pub struct QnnHtpGraph_OptimizationOption_t {
     pub type_: QnnHtpGraph_OptimizationType_t,
     pub floatValue: f32,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpGraph_OptimizationOption_t",
@@ -9320,7 +9149,6 @@ pub struct QnnHtpGraph_VtcmConfig_t {
     pub sizeTotalInBytes: u32,
     pub reserved: [u32; 3usize],
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpGraph_VtcmConfig_t",
@@ -9348,7 +9176,6 @@ pub struct QnnHtpGraph_ParallelGraphExecutionConfig_t {
     pub vtcmConfig: QnnHtpGraph_VtcmConfig_t,
     pub reserved: [u32; 4usize],
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpGraph_ParallelGraphExecutionConfig_t",
@@ -9384,7 +9211,6 @@ pub struct QnnHtp_HmxBoundingInfo_t {
     pub targetHmxFreqHz: f32,
     pub targetDspCoreFreq: f32,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtp_HmxBoundingInfo_t",
@@ -9405,7 +9231,6 @@ pub struct QnnHtpGraph_FinalizeConfig_t {
     pub key: *const ::core::ffi::c_char,
     pub value: Qnn_Scalar_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpGraph_FinalizeConfig_t",
@@ -9457,7 +9282,6 @@ pub union QnnHtpGraph_CustomConfig_t__bindgen_ty_1 {
     pub highPrecisionSigmoid: bool,
     pub monolithicLstm: bool,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpGraph_CustomConfig_t__bindgen_ty_1",
@@ -9553,7 +9377,6 @@ impl Default for QnnHtpGraph_CustomConfig_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpGraph_CustomConfig_t",
@@ -9580,7 +9403,6 @@ pub struct QnnHtpMem_SharedBufferConfig_t {
     pub fd: i32,
     pub offset: u64,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpMem_SharedBufferConfig_t",
@@ -9610,7 +9432,6 @@ pub union QnnMemHtp_Descriptor_t__bindgen_ty_1 {
     pub weightsBufferConfig: QnnHtpMem_SharedBufferConfig_t,
     pub sharedSpillfillBufferConfig: QnnHtpMem_SharedBufferConfig_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnMemHtp_Descriptor_t__bindgen_ty_1",
@@ -9645,7 +9466,6 @@ impl Default for QnnMemHtp_Descriptor_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnMemHtp_Descriptor_t",
@@ -9675,7 +9495,6 @@ pub struct QnnHtpSystemContext_HwBlobInfoV1_t {
     pub graphListIndex: u32,
     pub spillFillBufferSize: u64,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpSystemContext_HwBlobInfoV1_t",
@@ -9703,7 +9522,6 @@ pub struct QnnHtpSystemContext_HwBlobInfo_t {
 pub union QnnHtpSystemContext_HwBlobInfo_t__bindgen_ty_1 {
     pub contextBinaryHwInfoBlobV1_t: QnnHtpSystemContext_HwBlobInfoV1_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpSystemContext_HwBlobInfo_t__bindgen_ty_1",
@@ -9728,7 +9546,6 @@ impl Default for QnnHtpSystemContext_HwBlobInfo_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpSystemContext_HwBlobInfo_t",
@@ -9758,7 +9575,6 @@ pub struct QnnHtpSystemContext_GraphBlobInfoV1_t {
     pub htpDlbc: u8,
     pub numHvxThreads: u64,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpSystemContext_GraphBlobInfoV1_t",
@@ -9798,7 +9614,6 @@ pub struct QnnHtpSystemContext_GraphBlobInfoV2_t {
     pub ddrTensorSize: u64,
     pub sharedWeightsSize: u64,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpSystemContext_GraphBlobInfoV2_t",
@@ -9862,7 +9677,6 @@ pub struct QnnHtpSystemContext_GraphBlobInfo_t {
 pub union QnnHtpSystemContext_GraphBlobInfo_t__bindgen_ty_1 {
     pub contextBinaryGraphBlobInfoV1: QnnHtpSystemContext_GraphBlobInfoV1_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpSystemContext_GraphBlobInfo_t__bindgen_ty_1",
@@ -9887,7 +9701,6 @@ impl Default for QnnHtpSystemContext_GraphBlobInfo_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpSystemContext_GraphBlobInfo_t",
@@ -9913,7 +9726,6 @@ impl Default for QnnHtpSystemContext_GraphBlobInfo_t {
 pub struct QnnHtpSystemContext_ContextBlobInfoV1_t {
     pub dspArch: u32,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpSystemContext_ContextBlobInfoV1_t",
@@ -9937,7 +9749,6 @@ pub struct QnnHtpSystemContext_ContextBlobInfo_t {
 pub union QnnHtpSystemContext_ContextBlobInfo_t__bindgen_ty_1 {
     pub contextBinaryContextBlobInfoV1: QnnHtpSystemContext_ContextBlobInfoV1_t,
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpSystemContext_ContextBlobInfo_t__bindgen_ty_1",
@@ -9963,7 +9774,6 @@ impl Default for QnnHtpSystemContext_ContextBlobInfo_t__bindgen_ty_1 {
         }
     }
 }
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QnnHtpSystemContext_ContextBlobInfo_t",

@@ -10,7 +10,7 @@ compile_error!("qnn-sys loads libraries as Unix does (Linux, Android)");
 #[rustfmt::skip]
 #[allow(
     non_camel_case_types, non_snake_case, non_upper_case_globals, missing_docs, missing_debug_implementations,
-    clippy::undocumented_unsafe_blocks, clippy::allow_attributes_without_reason, clippy::all, reason = "generated, with C's names"
+    clippy::undocumented_unsafe_blocks, clippy::all, reason = "generated, with C's names"
 )]
 mod bindings;
 #[cfg(feature = "sdk-headers")]
@@ -21,7 +21,6 @@ mod bindings;
     missing_docs,
     missing_debug_implementations,
     clippy::undocumented_unsafe_blocks,
-    clippy::allow_attributes_without_reason,
     clippy::all,
     reason = "generated, with C's names"
 )]

@@ -6,7 +6,7 @@ use crate::{
     layout::{self, GROUP, PANEL_ROWS, Panel},
     packed::{PackedFile, TensorEntry, TensorKind},
     quant::Q4sGroup,
-    source::{ModelSource, SourceError},
+    source::{ModelSource, Q4Rows, SourceError},
 };
 use half::f16;
 use std::ops::Range;
@@ -107,12 +107,7 @@ impl ModelSource for PackedSource {
         })
     }
 
-    fn read_q4_0_rows(
-        &self,
-        name: TensorName,
-        rows: Range<usize>,
-        out: &mut Vec<Vec<Q4sGroup>>,
-    ) -> Result<bool, SourceError> {
+    fn read_q4_0_rows(&self, name: TensorName, rows: Range<usize>, out: &mut Q4Rows) -> Result<bool, SourceError> {
         out.clear();
         let entry = self.entry(name)?;
         check_rows(name, shape(entry), &rows)?;

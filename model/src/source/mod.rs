@@ -34,6 +34,9 @@ use crate::{DecoderConfig, TensorName, TokenizerData};
 use std::ops::Range;
 use std::path::Path;
 
+/// Rows of a tensor as GGUF holds them in `Q4_0`: groups of 32 columns, ascending.
+pub type Q4Rows = Vec<Vec<Q4sGroup>>;
+
 /// A model that can be imported: its configuration, its tokenizer, and its tensors by the names of the packed file.
 pub trait ModelSource: Send + Sync {
     /// The configuration.
@@ -60,12 +63,7 @@ pub trait ModelSource: Send + Sync {
     ///
     /// # Errors
     /// Those of [`Self::read_rows`].
-    fn read_q4_0_rows(
-        &self,
-        name: TensorName,
-        rows: Range<usize>,
-        out: &mut Vec<Vec<Q4sGroup>>,
-    ) -> Result<bool, SourceError> {
+    fn read_q4_0_rows(&self, name: TensorName, rows: Range<usize>, out: &mut Q4Rows) -> Result<bool, SourceError> {
         let _ = (name, rows);
         out.clear();
         Ok(false)
@@ -94,7 +92,7 @@ macro_rules! source_behind_a_pointer {
                 &self,
                 name: TensorName,
                 rows: Range<usize>,
-                out: &mut Vec<Vec<Q4sGroup>>,
+                out: &mut Q4Rows,
             ) -> Result<bool, SourceError> {
                 (**self).read_q4_0_rows(name, rows, out)
             }

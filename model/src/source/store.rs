@@ -6,9 +6,8 @@
 use super::encoding::{Encoding, q4_0_groups};
 use super::packed_ints::PackedInts;
 use super::parts::{Part, all_parts, parts_of};
-use super::{ModelSource, SourceError};
+use super::{ModelSource, Q4Rows, SourceError};
 use crate::mmap::Mapping;
-use crate::quant::Q4sGroup;
 use crate::{DecoderConfig, TensorName, TokenizerData};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -223,12 +222,7 @@ impl ModelSource for Store {
         plan.into_iter().try_for_each(|(part, rows)| self.read_part(part, rows, name, out))
     }
 
-    fn read_q4_0_rows(
-        &self,
-        name: TensorName,
-        rows: Range<usize>,
-        out: &mut Vec<Vec<Q4sGroup>>,
-    ) -> Result<bool, SourceError> {
+    fn read_q4_0_rows(&self, name: TensorName, rows: Range<usize>, out: &mut Q4Rows) -> Result<bool, SourceError> {
         out.clear();
         let plan = self.plan(name, rows)?;
         // All parts of the tensor, not only those of these rows: a tensor is lossless or it is not.

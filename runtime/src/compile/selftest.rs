@@ -5,6 +5,7 @@
 
 use super::CompiledModel;
 use crate::{Model, RuntimeError};
+use coexec_model::SplitMix64;
 use coexec_npu::{Bindings, Dtype, Encoding, GraphSpec, NpuContext, NpuDevice, OpSpec, TensorSpec, qnn::QnnDevice};
 use half::f16;
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,7 @@ use std::{
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Version of the recording's form.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Rows of each output that are stored.
 const KEPT_ROWS: usize = 8;
 /// Most bytes that a recording may unpack to.
@@ -110,7 +111,7 @@ fn allowed(graph: &GraphSpec, tensor: &TensorSpec) -> f64 {
 /// causal mask for `mask`.
 pub(crate) fn inputs(graph: &GraphSpec, seed: u64) -> Vec<Vec<u8>> {
     let one = |(i, tensor): (usize, &TensorSpec)| {
-        let mut random = Random(seed ^ xxh3_64(tensor.name.as_bytes()) ^ (i as u64) << 32);
+        let mut random = SplitMix64::new(seed ^ xxh3_64(tensor.name.as_bytes()) ^ (i as u64) << 32);
         let elems = tensor.elems().unwrap_or(0);
         let (rows, width) = (tensor.rows(), tensor.width());
         let role = tensor.name.split('.').next().unwrap_or_default();
@@ -122,9 +123,9 @@ pub(crate) fn inputs(graph: &GraphSpec, seed: u64) -> Vec<Vec<u8>> {
                     // The last `rows` columns are the chunk itself.
                     if col + rows > width + row { f32::NEG_INFINITY } else { 0.0 }
                 }
-                "cos" | "cos_q" => (random.unit() * std::f32::consts::TAU).cos(),
-                "sin" | "sin_q" => (random.unit() * std::f32::consts::TAU).sin(),
-                _ => random.normal(),
+                "cos" | "cos_q" => (random.uniform() * std::f64::consts::TAU).cos() as f32,
+                "sin" | "sin_q" => (random.uniform() * std::f64::consts::TAU).sin() as f32,
+                _ => random.normal() as f32,
             };
             push(&mut out, tensor, value, matches!(role, "mask" | "cos" | "cos_q" | "sin" | "sin_q"));
         }
@@ -150,28 +151,6 @@ fn push(out: &mut Vec<u8>, tensor: &TensorSpec, value: f32, exact: bool) {
         Dtype::F16 => out.extend(f16::from_f32(value).to_le_bytes()),
         Dtype::F32 => out.extend(value.to_le_bytes()),
         Dtype::I32 => out.extend((value as i32).to_le_bytes()),
-    }
-}
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        // SplitMix64.
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn unit(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 24) as f32
-    }
-
-    /// Near a standard normal: four uniforms.
-    fn normal(&mut self) -> f32 {
-        (0..4).map(|_| self.unit() - 0.5).sum::<f32>() * 3f32.sqrt()
     }
 }
 

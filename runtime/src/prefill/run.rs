@@ -293,17 +293,13 @@ impl Execution<'_> {
         let (used, padding) = codes.split_at_mut(main.input.len() * treatment.code_bytes());
         let (ctx, residuals) = (self.ctx(lanes), &mut shadow.residuals);
         if treatment == Treatment::Wide {
-            coexec_cpu::quantize_u16(&ctx, &main.input, k, scale / 256.0, used, residuals)?;
+            coexec_cpu::quantize(&ctx, &main.input, k, scale / 256.0, coexec_cpu::CodeWidth::U16, used, residuals)?;
             padding.chunks_exact_mut(2).for_each(|code| code.copy_from_slice(&32_768u16.to_le_bytes()));
-        } else if treatment == Treatment::Split {
-            let mut rest = main.input.clone();
-            let hot = &calibration.hot_channels;
-            rest.chunks_exact_mut(k).for_each(|row| hot.iter().for_each(|c| row[*c as usize] = 0.0));
-            coexec_cpu::quantize_u8(&ctx, &rest, k, scale, used, residuals)?;
-            residuals.add_channels(&main.input, k, hot)?;
-            padding.fill(128);
         } else {
-            coexec_cpu::quantize_u8(&ctx, &main.input, k, scale, used, residuals)?;
+            coexec_cpu::quantize(&ctx, &main.input, k, scale, coexec_cpu::CodeWidth::U8, used, residuals)?;
+            if treatment == Treatment::Split {
+                residuals.take_channels(&main.input, k, &calibration.hot_channels, used)?;
+            }
             padding.fill(128);
         }
         if treatment.has_shadow() {

@@ -2,6 +2,8 @@
 //!
 //! Integer arithmetic only, so a seed gives the same numbers on every machine and in every version.
 
+use coexec_model::SplitMix64;
+
 /// A stream of random numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Random {
@@ -11,15 +13,8 @@ pub(super) struct Random {
 impl Random {
     /// The stream that belongs to `seed`.
     pub(super) fn new(seed: u64) -> Self {
-        let mut mix = seed;
-        let mut next = || {
-            mix = mix.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            let mut z = mix;
-            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            z ^ (z >> 31)
-        };
-        Self { state: [next(), next(), next(), next()] }
+        let mut mix = SplitMix64::new(seed);
+        Self { state: [(); 4].map(|()| mix.next_u64()) }
     }
 
     /// The next 64 random bits.

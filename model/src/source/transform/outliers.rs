@@ -16,9 +16,9 @@
 //! Nothing is cancelled within the residual stream: every reader of the stream normalises it, and an added term would
 //! change each row's norm, which no weight undoes.
 
-use super::{ChannelScales, Random, Scaled, check_rows};
-use crate::quant::Q4sGroup;
-use crate::source::{ModelSource, SourceError};
+use super::{ChannelScales, Scaled, check_rows};
+use crate::SplitMix64;
+use crate::source::{ModelSource, Q4Rows, SourceError};
 use crate::{DecoderConfig, LayerIdx, LayerTensor, LinearKind, TensorName, TokenizerData};
 use std::ops::Range;
 
@@ -62,7 +62,7 @@ pub fn with_outliers<S: ModelSource>(
     seed: u64,
     rare: &[Vec<RareNeuron>],
 ) -> Result<Scaled<LoudNeurons<S>>, SourceError> {
-    let mut random = Random::new(seed);
+    let mut random = SplitMix64::new(seed);
     let source = LoudNeurons::new(source, rare, &mut random)?;
     let stream = wide_channels(&source)?;
     let scales = constant_outliers(source.config(), stream, source.loud, &mut random);
@@ -70,7 +70,12 @@ pub fn with_outliers<S: ModelSource>(
 }
 
 /// Scales that make constant outliers; the first `loud` inputs of the down projection are outliers already.
-fn constant_outliers(config: &DecoderConfig, stream: Vec<usize>, loud: usize, random: &mut Random) -> ChannelScales {
+fn constant_outliers(
+    config: &DecoderConfig,
+    stream: Vec<usize>,
+    loud: usize,
+    random: &mut SplitMix64,
+) -> ChannelScales {
     let stream = draw(stream, config.hidden_size as usize, random);
     let mut scales = ChannelScales::none(config);
     for layer in &mut scales.layers {
@@ -94,14 +99,14 @@ fn constant_outliers(config: &DecoderConfig, stream: Vec<usize>, loud: usize, ra
 }
 
 /// How much larger an outlier is.
-fn factor(log2: &Range<f64>, random: &mut Random) -> f32 {
+fn factor(log2: &Range<f64>, random: &mut SplitMix64) -> f32 {
     (log2.start + random.uniform() * (log2.end - log2.start)).exp2() as f32
 }
 
 /// As many of `channels` as are constant outliers among `len`.
-fn draw(mut channels: Vec<usize>, len: usize, random: &mut Random) -> Vec<usize> {
+fn draw(mut channels: Vec<usize>, len: usize, random: &mut SplitMix64) -> Vec<usize> {
     let count = ((len as f64 * CHANNEL_SHARE) as usize).clamp(1, MOST_CHANNELS).min(channels.len());
-    (0..count).map(|_| channels.swap_remove((random.uniform() * channels.len() as f64) as usize)).collect()
+    (0..count).map(|_| channels.swap_remove(random.below(channels.len()))).collect()
 }
 
 /// The quarter of the residual stream's channels with the widest gains over all norms: in trained models these become
@@ -143,7 +148,7 @@ pub struct LoudNeurons<S> {
 }
 
 impl<S: ModelSource> LoudNeurons<S> {
-    fn new(inner: S, rare: &[Vec<RareNeuron>], random: &mut Random) -> Result<Self, SourceError> {
+    fn new(inner: S, rare: &[Vec<RareNeuron>], random: &mut SplitMix64) -> Result<Self, SourceError> {
         let refuse = |reason| Err(SourceError::Transform { transform: "outliers", reason });
         let mut config = inner.config().clone();
         let (layers, neurons) = (config.num_hidden_layers as usize, config.intermediate_size as usize);
@@ -240,12 +245,7 @@ impl<S: ModelSource> ModelSource for LoudNeurons<S> {
         Ok(())
     }
 
-    fn read_q4_0_rows(
-        &self,
-        name: TensorName,
-        rows: Range<usize>,
-        out: &mut Vec<Vec<Q4sGroup>>,
-    ) -> Result<bool, SourceError> {
+    fn read_q4_0_rows(&self, name: TensorName, rows: Range<usize>, out: &mut Q4Rows) -> Result<bool, SourceError> {
         if let TensorName::Layer(_, LayerTensor::GateUp | LayerTensor::Down) = name {
             out.clear();
             return Ok(false);

@@ -12,9 +12,9 @@
 //! random orthogonal `R` of the odd rest. What acts behind a nonlinearity (the input of the down projection; query and
 //! key, which are rotated by position and perhaps normalised) would need operations at run time and is left as it is.
 
-use super::{Random, check_rows};
+use super::check_rows;
 use crate::source::{ModelSource, SourceError};
-use crate::{DecoderConfig, LayerTensor, TensorName, TokenizerData};
+use crate::{DecoderConfig, LayerTensor, SplitMix64, TensorName, TokenizerData};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
@@ -34,7 +34,7 @@ impl Rotation {
     /// A rotation of vectors of `dim` values, the same for the same seed.
     #[must_use]
     pub fn new(dim: usize, seed: u64) -> Self {
-        let mut random = Random::new(seed);
+        let mut random = SplitMix64::new(seed);
         let hadamard = 1 << dim.trailing_zeros().min(usize::BITS - 1);
         let odd = dim / hadamard;
         let signs = (0..dim).map(|_| if random.bit() { 1.0 } else { -1.0 }).collect();
@@ -92,7 +92,7 @@ impl Rotation {
 }
 
 /// A random orthogonal matrix `[dim, dim]`: Gaussian rows, made orthonormal (Gram-Schmidt, twice, for its rounding).
-fn orthogonal(dim: usize, random: &mut Random) -> Vec<f32> {
+fn orthogonal(dim: usize, random: &mut SplitMix64) -> Vec<f32> {
     let mut rows: Vec<Vec<f64>> = Vec::with_capacity(dim);
     while rows.len() < dim {
         let mut row: Vec<f64> = (0..dim).map(|_| random.normal()).collect();

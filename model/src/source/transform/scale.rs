@@ -15,8 +15,7 @@
 //! head.
 
 use super::check_rows;
-use crate::quant::Q4sGroup;
-use crate::source::{ModelSource, SourceError};
+use crate::source::{ModelSource, Q4Rows, SourceError};
 use crate::{DecoderConfig, LayerTensor, LinearKind, TensorName, TokenizerData};
 use std::ops::Range;
 
@@ -199,12 +198,7 @@ impl<S: ModelSource> ModelSource for Scaled<S> {
         Ok(())
     }
 
-    fn read_q4_0_rows(
-        &self,
-        name: TensorName,
-        rows: Range<usize>,
-        out: &mut Vec<Vec<Q4sGroup>>,
-    ) -> Result<bool, SourceError> {
+    fn read_q4_0_rows(&self, name: TensorName, rows: Range<usize>, out: &mut Q4Rows) -> Result<bool, SourceError> {
         if self.changes(name) {
             out.clear();
             return Ok(false);
