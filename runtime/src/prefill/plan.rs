@@ -120,7 +120,8 @@ impl StageCosts {
     pub const CPU_SOURCE: &'static str = "CPU: llm.npu Table 3 (INT8 64x2048x2048 in 4.2 ms, taken as 4 workers) and 1 ns per \
          float and worker, which gives the paper's CPU time of half the NPU's at prompt 256";
 
-    /// Time of a linear in u16 over that in u8, by the estimates of Qualcomm's compiler (docs/qnn.md).
+    /// Time of a linear in u16 over that in u8. Qualcomm's compiler estimates 1.1 to 1.7 for one of 2048×2048 at 32 to 512 rows
+    /// (`npu-graphs/src/profile/timing.rs`), 1.06 to 1.39 for whole models (docs/qnn.md); this is taken between.
     pub const WIDE_TIMES: f64 = 1.45;
 
     /// Costs of a phone: the NPU by `npu`'s timing model, the CPU by [`Self::CPU_SOURCE`].
