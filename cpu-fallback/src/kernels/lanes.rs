@@ -79,7 +79,8 @@ pub(in crate::kernels) trait Lanes: Copy {
     /// The low bytes of four registers as the four bytes of each lane. Higher bits are zero, unless the value was NaN's
     /// (then its lane of the result may be anything: that vector's sum is NaN).
     fn quads(from: [Self::Int; 4]) -> Self::Int;
-    /// Asks for the cache line at `at`, which need not be readable.
+    /// Asks for the cache line at `at`, which need not be readable, into the second cache: the first has too few lines in
+    /// flight for a stream from memory, and loads would wait for one of them (measured: half the speed).
     fn prefetch<T>(at: *const T);
 
     /// The largest lane of the first `16 / N` registers, none of which is NaN.

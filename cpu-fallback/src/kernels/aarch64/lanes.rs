@@ -148,7 +148,7 @@ impl<D: Dots> Lanes for F32x4<D> {
     fn prefetch<T>(at: *const T) {
         // SAFETY: a hint, which faults nowhere.
         unsafe {
-            std::arch::asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly));
+            std::arch::asm!("prfm pldl2keep, [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly));
         }
     }
 }

@@ -81,12 +81,12 @@ pub(in crate::kernels) unsafe fn attn_merge_with<L: Lanes>(
     assert!(total.acc.len() == part.acc.len() && width > 0 && vectors.is_multiple_of(width));
     assert!(vectors > 0 && total.acc.len().is_multiple_of(vectors));
     let hd = total.acc.len() / vectors;
-    // Factors of one register of vectors at a time, or of one vector.
-    let step = if width == 1 { 1 } else { L::N };
-    assert!(width.is_multiple_of(step));
-    for first in (0..vectors).step_by(step) {
+    assert!(width == 1 || width.is_multiple_of(L::N));
+    // Factors of one register of vectors at a time.
+    for first in (0..vectors).step_by(L::N) {
+        let here = L::N.min(vectors - first);
         let (mut a, mut b, mut skip) = ([0.0f32; 16], [0.0f32; 16], [false; 16]);
-        for i in 0..step {
+        for i in 0..here {
             let (old, m) = (total.max[first + i], part.max[first + i]);
             // A NaN sum is merged.
             skip[i] = part.sum[first + i] == 0.0 && m == f32::NEG_INFINITY;
@@ -95,12 +95,10 @@ pub(in crate::kernels) unsafe fn attn_merge_with<L: Lanes>(
             total.max[first + i] = new;
         }
         for factors in [&mut a, &mut b] {
-            for at in (0..step).step_by(L::N) {
-                // SAFETY: N floats at a multiple of N below 16.
-                unsafe { L::load(factors.as_ptr().add(at)).exp2().store(factors.as_mut_ptr().add(at)) };
-            }
+            // SAFETY: 16 floats, and N is at most that.
+            unsafe { L::load(factors.as_ptr()).exp2().store(factors.as_mut_ptr()) };
         }
-        for i in 0..step {
+        for i in 0..here {
             if skip[i] {
                 // Exactly nothing: x · 1 + 0 · −0 is x, whatever its sign.
                 (a[i], b[i]) = (1.0, -0.0);
@@ -109,9 +107,10 @@ pub(in crate::kernels) unsafe fn attn_merge_with<L: Lanes>(
             }
         }
         if width == 1 {
-            let (to, from) = (&mut total.acc[first * hd..(first + 1) * hd], &part.acc[first * hd..(first + 1) * hd]);
-            for (to, from) in to.iter_mut().zip(from) {
-                *to = from.mul_add(b[0], *to * a[0]);
+            for i in 0..here {
+                let row = (first + i) * hd..(first + i + 1) * hd;
+                // SAFETY: this is part of a function with the features of `L`.
+                unsafe { merge_row::<L>(&mut total.acc[row.clone()], &part.acc[row], a[i], b[i]) };
             }
             continue;
         }
@@ -125,6 +124,26 @@ pub(in crate::kernels) unsafe fn attn_merge_with<L: Lanes>(
                 from.fma(b, L::load(to).mul(a)).store(to);
             }
         }
+    }
+}
+
+/// `to = fma(from, b, to · a)` for rows of one length.
+///
+/// # Safety
+/// This is part of a function with the features that `L` needs.
+#[inline(always)]
+unsafe fn merge_row<L: Lanes>(to: &mut [f32], from: &[f32], a: f32, b: f32) {
+    let whole = to.len() / L::N * L::N;
+    let (factor, weight) = (L::splat(a), L::splat(b));
+    for d in (0..whole).step_by(L::N) {
+        // SAFETY: N floats of both rows.
+        unsafe {
+            let sum = L::load(to.as_ptr().add(d)).mul(factor);
+            L::load(from.as_ptr().add(d)).fma(weight, sum).store(to.as_mut_ptr().add(d));
+        }
+    }
+    for (to, from) in to[whole..].iter_mut().zip(&from[whole..]) {
+        *to = from.mul_add(b, *to * a);
     }
 }
 

@@ -20,10 +20,14 @@ fn ask_for<L: Lanes>(at: *const u8, bytes: usize) {
     }
 }
 
-/// Page `page + 1` of `pages` pages from `first` on, of `bytes` each; after the last page what is read next.
+/// Pages that are asked for before they are read: memory takes longer than the arithmetic of one.
+const AHEAD: usize = 3;
+
+/// The page [`AHEAD`] of `page` of the pages from `first` on, of `bytes` each; after the last page come those from `next` on.
 #[inline(always)]
 fn following(first: *const u8, bytes: usize, page: usize, pages: &Range<usize>, next: *const u8) -> *const u8 {
-    if page + 1 < pages.end { first.wrapping_add((page + 1) * bytes) } else { next }
+    let ahead = page + AHEAD;
+    if ahead < pages.end { first.wrapping_add(ahead * bytes) } else { next.wrapping_add((ahead - pages.end) * bytes) }
 }
 
 /// Calls `$f::<$($t,)+ COUNT>` with the constant that `$count` is, 1 to 8.
@@ -180,11 +184,13 @@ unsafe fn values_of<L: Lanes, E: Elem, const G: usize>(
         // SAFETY: columns `d..` of the segment's rows, as many as there are.
         unsafe {
             while d + 2 * L::N <= hd {
-                add_values::<L, E, G, 2>(v.add(d), hd, &slots, p, acc.add(d), (d == 0).then_some(next));
+                let next = next.wrapping_add(d * size_of::<E>());
+                add_values::<L, E, G, 2>(v.add(d), hd, &slots, p, acc.add(d), next);
                 d += 2 * L::N;
             }
             while d + L::N <= hd {
-                add_values::<L, E, G, 1>(v.add(d), hd, &slots, p, acc.add(d), (d == 0).then_some(next));
+                let next = next.wrapping_add(d * size_of::<E>());
+                add_values::<L, E, G, 1>(v.add(d), hd, &slots, p, acc.add(d), next);
                 d += L::N;
             }
             while d < hd {
@@ -208,7 +214,7 @@ unsafe fn add_values<L: Lanes, E: Elem, const G: usize, const R: usize>(
     slots: &Range<usize>,
     p: *const f32,
     to: *mut f32,
-    next: Option<*const u8>,
+    next: *const u8,
 ) {
     // SAFETY: the caller's columns of these rows; `to` and `p` as in `values_of`.
     unsafe {
@@ -220,10 +226,7 @@ unsafe fn add_values<L: Lanes, E: Elem, const G: usize, const R: usize>(
         }
         for t in slots.clone() {
             let row = v.add(t * hd);
-            if let Some(next) = next {
-                let row_bytes = hd * size_of::<E>();
-                ask_for::<L>(next.wrapping_add(t % PAGE_TOKENS * row_bytes), row_bytes);
-            }
+            ask_for::<L>(next.wrapping_add(t % PAGE_TOKENS * hd * size_of::<E>()), R * L::N * size_of::<E>());
             let mut values = [L::splat(0.0); R];
             for r in 0..R {
                 values[r] = E::load::<L>(row.add(r * L::N));
@@ -352,25 +355,30 @@ unsafe fn int_scores<L: Lanes, const G: usize>(
 /// Codes of a page's weights `p · scale` (0 for slots outside `visible`); returns their step.
 #[inline(always)]
 unsafe fn weights<L: Lanes>(p: *const f32, scales: *const f32, visible: &Range<usize>, codes: *mut u8) -> f32 {
-    let lanes: [f32; 16] = std::array::from_fn(|i| i as f32);
-    let (zero, low, high) = (L::splat(0.0), L::splat(visible.start as f32), L::splat(visible.end as f32));
-    let mut max = [zero; 4];
-    let mut weights = [0.0f32; PAGE_TOKENS];
+    let zero = L::splat(0.0);
+    let (mut max, mut weights) = ([zero; 4], [zero; PAGE_TOKENS / 4]);
     // SAFETY: 32 probabilities, scales and codes of the page.
     unsafe {
-        for t in (0..PAGE_TOKENS).step_by(L::N) {
-            let slot = L::splat((t / 16 * 16) as f32).add(L::load(lanes.as_ptr().add(t % 16)));
-            let w = slot.within(low, high, L::load(p.add(t)).mul(L::load(scales.add(t))), zero);
-            w.store(weights.as_mut_ptr().add(t));
-            let i = t % 16 / L::N;
-            max[i] = w.max(max[i]);
+        for i in 0..PAGE_TOKENS / L::N {
+            weights[i] = L::load(p.add(i * L::N)).mul(L::load(scales.add(i * L::N)));
+        }
+        if *visible != (0..PAGE_TOKENS) {
+            let (low, high) = (L::splat(visible.start as f32), L::splat(visible.end as f32));
+            let lanes: [f32; 16] = std::array::from_fn(|i| i as f32);
+            for i in 0..PAGE_TOKENS / L::N {
+                let slot = L::splat((i * L::N) as f32).add(L::load(lanes.as_ptr()));
+                weights[i] = slot.within(low, high, weights[i], zero);
+            }
+        }
+        for i in 0..PAGE_TOKENS / L::N {
+            let to = i % (16 / L::N);
+            max[to] = weights[i].max(max[to]);
         }
         let max = L::largest(&max);
         let usable = (LEAST_WEIGHT..f32::INFINITY).contains(&max);
         let (inverse, step) = if usable { (WEIGHT_CODES / max, max * (1.0 / WEIGHT_CODES)) } else { (0.0, max * 0.0) };
-        for t in (0..PAGE_TOKENS).step_by(L::N) {
-            let code = L::load(weights.as_ptr().add(t)).mul(L::splat(inverse)).to_int();
-            L::store_bytes(code, codes.add(t));
+        for i in 0..PAGE_TOKENS / L::N {
+            L::store_bytes(weights[i].mul(L::splat(inverse)).to_int(), codes.add(i * L::N));
         }
         step
     }
@@ -395,11 +403,11 @@ unsafe fn int_values<L: Lanes, const G: usize>(
             let steps = steps.add(page);
             let mut d = 0;
             while d + 2 * L::N <= hd {
-                add_int_values::<L, G, 2>(v.add(4 * d), hd, codes, steps, acc.add(d), (d == 0).then_some(next));
+                add_int_values::<L, G, 2>(v.add(4 * d), hd, codes, steps, acc.add(d), next.wrapping_add(4 * d));
                 d += 2 * L::N;
             }
             while d + L::N <= hd {
-                add_int_values::<L, G, 1>(v.add(4 * d), hd, codes, steps, acc.add(d), (d == 0).then_some(next));
+                add_int_values::<L, G, 1>(v.add(4 * d), hd, codes, steps, acc.add(d), next.wrapping_add(4 * d));
                 d += L::N;
             }
             while d < hd {
@@ -426,16 +434,14 @@ unsafe fn add_int_values<L: Lanes, const G: usize, const R: usize>(
     codes: *const u8,
     steps: *const f32,
     to: *mut f32,
-    next: Option<*const u8>,
+    next: *const u8,
 ) {
     // SAFETY: the caller's columns of the page's rows.
     unsafe {
         let mut acc = [[L::int(0); R]; G];
         for quad in 0..PAGE_TOKENS / 4 {
             let row = v.add(quad * hd * 4);
-            if let Some(next) = next {
-                ask_for::<L>(next.wrapping_add(quad * hd * 4), hd * 4);
-            }
+            ask_for::<L>(next.wrapping_add(quad * hd * 4), R * L::N * 4);
             let mut values = [L::int(0); R];
             for r in 0..R {
                 values[r] = L::load_int(row.add(r * 4 * L::N));

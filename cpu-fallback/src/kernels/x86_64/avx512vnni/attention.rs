@@ -125,7 +125,7 @@ impl Lanes for F32x16 {
     }
     #[inline(always)]
     fn prefetch<T>(at: *const T) {
-        op!(_mm_prefetch::<_MM_HINT_T0>(at.cast()))
+        op!(_mm_prefetch::<_MM_HINT_T1>(at.cast()))
     }
     #[inline(always)]
     fn largest(from: &[Self; 4]) -> f32 {
