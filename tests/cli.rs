@@ -139,6 +139,8 @@ fn wrong_values_and_missing_files_are_named() {
     fails(&["run", "a", "--temp", "NaN"], &["temperature"]);
     fails(&["import", "/no/such/model", "/tmp/x.coexec"], &["/no/such/model"]);
     fails(&["random-model", "gpt-9", "/tmp/x.coexec"], &["gpt-9", "qwen2.5-0.5b"]);
+    let twice = ["random-model", "tiny", "/tmp/x.coexec", "--quant", "q4,gptq", "--quantizer", "mse"];
+    fails(&twice, &["--quantizer = mse", "gptq"]);
     fails(&["--log", "a=b=c", "run", "a"], &["log filter"]);
     let long = "word ".repeat(5000);
     fails(&["run", &long], &["context", "2048"]);

@@ -9,10 +9,7 @@ use coexec::{
         packed::PackedFile,
         source::{
             self, ModelSource,
-            transform::{
-                Rotated, Scaled,
-                outliers::{rare_neurons_per_layer, with_outliers},
-            },
+            transform::{Rotated, Scaled, outliers::rare_neurons_per_layer},
         },
     },
     runtime::{
@@ -20,20 +17,14 @@ use coexec::{
         calibrate::{HOT_SHARE, calibrate_input},
         eval::perplexity,
         float_pass::{FloatPass, WatchedLinear, Watcher},
-        transform::{SMOOTH_ALPHA, WatchedText, rare_neurons, smooth},
+        transform::{SMOOTH_ALPHA, WatchedText, smooth},
     },
 };
 use std::{path::Path, process::Command};
-use support::{Golden, Packed, all_logits, calibration_text, demo_dir, exact, shared_models, sim, valid_text};
-
-const SEED: u64 = 5;
-
-/// The outlier version of a model; its rare neurons are found on `text`.
-fn outlier_version<'a>(source: &'a dyn ModelSource, text: &str) -> impl ModelSource + use<'a> {
-    let text = WatchedText { max_tokens: 1024, threads: 2, ..WatchedText::new(text) };
-    let rare = rare_neurons(source, &text).expect("rare neurons");
-    with_outliers(source, SEED, &rare).expect("outliers")
-}
+use support::{
+    Golden, OUTLIER_SEED, Packed, all_logits, calibration_text, demo_dir, exact, outlier_version, shared_models, sim,
+    valid_text,
+};
 
 fn logits(source: &dyn ModelSource, ids: &[TokenId]) -> Vec<f32> {
     all_logits(&Packed::of(source, WeightFormat::F32, None).engine(exact()), ids)
@@ -97,7 +88,7 @@ fn outliers_ruin_integer_prefill_and_treatments_repair_it() {
     let scales = smooth(&loud, &watched, SMOOTH_ALPHA).expect("scales");
     let smoothed = Scaled::new(&loud, scales).expect("scales that fit");
     assert!(naive_loss("outlier model, smoothed", &smoothed) < 0.1 * ruined);
-    let rotated = Rotated::new(&loud, SEED);
+    let rotated = Rotated::new(&loud, OUTLIER_SEED);
     assert!(naive_loss("outlier model, rotated", &rotated) < ruined, "all inputs but down's are spread");
     let mut scales = smooth(&rotated, &watched, SMOOTH_ALPHA).expect("scales");
     for layer in &mut scales.layers {

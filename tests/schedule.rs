@@ -7,29 +7,23 @@ use coexec::{
     model::{
         Calibration, DecoderConfig, LayerIdx, LinearKind, TensorName, Treatment, WeightFormat,
         export::PackedSource,
-        packed::PackedFile,
-        source::{self, ModelSource, transform::outliers::with_outliers},
+        packed::{PackedFile, PackedOptions, PackedWriter},
+        source::{self, ModelSource},
     },
     runtime::{
         RuntimeError, calibrate,
         eval::{Quality, Reference, Windows, quality},
         float_pass::{FloatPass, FloatTensor, WatchedLinear, Watcher},
         import::ImportOptions,
+        prefill::PrefillOptions,
         recipe,
         schedule::{self, Bench, Candidate, Phone, ScheduleOptions, choose},
         study,
         text::Special,
-        transform::{WatchedText, rare_neurons},
     },
 };
 use coexec_cpu::{Ctx, LinearScratch, Pool};
-use support::{Packed, all_logits, calibration_text, demo_dir, exact, sim, valid_text};
-
-fn outlier_version<'a>(source: &'a dyn ModelSource) -> impl ModelSource + use<'a> {
-    let text = calibration_text();
-    let rare = rare_neurons(source, &WatchedText { max_tokens: 1024, threads: 2, ..WatchedText::new(&text) });
-    with_outliers(source, 5, &rare.expect("rare neurons")).expect("outliers")
-}
+use support::{Packed, all_logits, calibration_text, demo_dir, exact, outlier_version, sim, valid_text};
 
 /// The validation text's windows and what the float model says to them.
 struct Judge {
@@ -83,7 +77,7 @@ fn codes_of_more_bits_and_shadow_are_nearer_to_float() {
 #[test]
 fn shadow_is_unclipped_w8a8_with_the_same_output_encodings() {
     let plain = source::open(&demo_dir()).expect("the demo model");
-    let loud = outlier_version(&*plain);
+    let loud = outlier_version(&*plain, &calibration_text());
     let judge = Judge::new(&loud, 12);
     let packed = Packed::cooked(&loud, "q8,u8+shadow,hot=0");
     let shadow = judge.quality(&packed, ScheduleChoice::File);
@@ -143,7 +137,7 @@ fn unclipped_perplexity(packed: &Packed, windows: usize) -> f64 {
 #[test]
 fn the_chosen_schedule_keeps_the_target_and_saves_work() {
     let plain = source::open(&demo_dir()).expect("the demo model");
-    let loud = outlier_version(&*plain);
+    let loud = outlier_version(&*plain, &calibration_text());
     let judge = Judge::new(&loud, 8);
     let naive = loss(&judge.quality(&Packed::cooked(&loud, "q8,u8,scales=max"), ScheduleChoice::File));
     let packed = Packed::cooked(&loud, "smooth,q8,u8");
@@ -162,13 +156,7 @@ fn the_chosen_schedule_keeps_the_target_and_saves_work() {
     let calibration = file.calibration().expect("calibrated");
     assert_eq!(calibration.schedule(), chosen.schedule, "the file has the schedule");
     let measured = judge.quality(&packed, ScheduleChoice::File);
-    let rows: u64 = calibration
-        .layers
-        .iter()
-        .flat_map(|layer| LinearKind::ALL.iter().zip(layer))
-        .filter(|(_, linear)| linear.treatment.has_shadow())
-        .map(|(kind, linear)| (linear.hot_channels.len() * file.config().linear_shape(*kind).0 * 2) as u64)
-        .sum();
+    let rows = calibration.hot_row_bytes(file.config(), &chosen.schedule);
     let bytes = std::fs::metadata(&packed.path).expect("a file").len();
     println!(
         "naive {:+.1} %, chosen {:+.2} % ({} u8, {} u8+shadow, {} u16), float rows {:.2} % of the file; simulated {:.1} ms, all u16 {:.1} ms",
@@ -190,7 +178,7 @@ fn the_chosen_schedule_keeps_the_target_and_saves_work() {
 #[test]
 fn importance_ranks_linears_on_unseen_text() {
     let plain = source::open(&demo_dir()).expect("the demo model");
-    let loud = outlier_version(&*plain);
+    let loud = outlier_version(&*plain, &calibration_text());
     let packed = Packed::cooked(&loud, "q8");
     let options = EngineOptions { threads: 2, ..EngineOptions::default() };
     let cancel = CancelToken::new();
@@ -264,12 +252,84 @@ fn what_cannot_be_decided_is_an_error() {
         assert!(error.to_string().contains("--calibrate"), "{recipe}: {error}");
         assert!(!out.exists(), "{recipe} left a file behind");
     }
-    // A schedule for fewer layers leaves the others as they are.
-    let given = ScheduleChoice::Given(vec![[Treatment::Wide; 4]]);
-    let engine = Engine::open(&packed.path, EngineOptions { schedule: given, npu: NpuChoice::Sim, ..exact() });
-    let schedule = engine.expect("it opens").model().calibration().expect("calibrated").schedule();
-    assert_eq!(schedule[0], [Treatment::Wide; 4]);
-    assert!(schedule[1..].iter().flatten().all(|t| *t == Treatment::Shadow));
+    // A text that is too short to measure on is found before anything is written, and so is a prompt that cannot be.
+    let short = ImportOptions { calibrate: Some(valid_text().chars().take(400).collect()), ..ImportOptions::default() };
+    let auto: recipe::Recipe = "q8,auto".parse().expect("a recipe");
+    let mut started = false;
+    let error =
+        recipe::cook(&*source, &out, &auto, &short, &mut |_| started = true).expect_err("too short").to_string();
+    assert!(error.contains("--calibrate") && !error.contains("--text"), "{error}");
+    assert!(!started && !out.exists());
+    let mut measured = false;
+    let none = ScheduleOptions { prompt_len: 0, ..ScheduleOptions::default() };
+    let error = schedule::decide(&packed.path, &valid_text(), &none, &mut |_, _| measured = true);
+    assert!(error.expect_err("no prompt").to_string().contains("empty") && !measured);
+    // So is a schedule for another number of layers.
+    for layers in [1, 7] {
+        let given = ScheduleChoice::Given(vec![[Treatment::Wide; 4]; layers]);
+        let engine = Engine::open(&packed.path, EngineOptions { schedule: given, npu: NpuChoice::Sim, ..exact() });
+        let error = engine.expect_err("the model has six layers").to_string();
+        assert!(error.contains(&format!("{layers} layers")) && error.contains("has 6"), "{error}");
+    }
+}
+
+#[test]
+fn a_decision_that_fails_leaves_no_file() {
+    let source = source::open(&demo_dir()).expect("the demo model");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let cancel = CancelToken::new();
+    let options = ImportOptions {
+        calibrate: Some(calibration_text()),
+        calibration_tokens: 256,
+        threads: 2,
+        cancel: cancel.clone(),
+        ..ImportOptions::default()
+    };
+    let auto: recipe::Recipe = "q8,auto".parse().expect("a recipe");
+    let error = recipe::cook(&*source, &dir.path().join("model.coexec"), &auto, &options, &mut |p| {
+        if matches!(p, recipe::CookProgress::Measuring { .. }) {
+            cancel.cancel();
+        }
+    });
+    assert!(matches!(error, Err(RuntimeError::Cancelled)), "{error:?}");
+    assert_eq!(std::fs::read_dir(dir.path()).expect("the directory").count(), 0, "something stayed behind");
+}
+
+#[test]
+fn what_nobody_repairs_is_counted() {
+    let source = source::open(&demo_dir()).expect("the demo model");
+    let packed = Packed::cooked(&*source, "q8");
+    let run = |schedule| {
+        let engine = packed.engine(EngineOptions { schedule, ..sim() });
+        let text: String = valid_text().chars().take(800).collect();
+        let ids = engine.model().tokenizer().expect("a tokenizer").encode(&text, Special::Plain).expect("ids");
+        engine.session().prefill(&ids, &PrefillOptions::default()).expect("prefill")
+    };
+    let (plain, shadow) = (run(ScheduleChoice::Plain), run(ScheduleChoice::Shadow { pruning_rate: 0.0 }));
+    assert!(plain.shadow.uncorrected > 0 && plain.shadow.corrected == 0 && plain.saturated > 0, "{:?}", plain.shadow);
+    assert!(
+        shadow.shadow.corrected > 0 && shadow.shadow.uncorrected == 0 && shadow.saturated > 0,
+        "{:?}",
+        shadow.shadow
+    );
+    assert!(shadow.shadow.channels > 0 && shadow.shadow.channels <= shadow.shadow.corrected, "{:?}", shadow.shadow);
+    // In u16 only where the range is too small for this text: here it is, a hundredfold.
+    let narrow = Packed::written(|path| {
+        let file = PackedFile::open(&packed.path).expect("our own file");
+        let mut calibration = file.calibration().expect("calibrated").clone();
+        for scales in calibration.layers.iter_mut().flatten().filter_map(|linear| linear.wide.as_mut()) {
+            scales.input *= 0.01;
+        }
+        let mut writer = PackedWriter::create(path, PackedOptions::default()).expect("a writer");
+        for entry in file.tensors() {
+            writer.copy(&file, entry).expect("a copy");
+        }
+        writer.finish(file.config(), file.tokenizer(), Some(&calibration)).expect("a file");
+    });
+    let engine = narrow.engine(EngineOptions { schedule: ScheduleChoice::Wide, ..sim() });
+    let ids: Vec<_> = (0..64).map(|i| coexec::model::TokenId(i * 7 % 500)).collect();
+    let output = engine.session().prefill(&ids, &PrefillOptions::default()).expect("prefill");
+    assert!(output.shadow.uncorrected > 1000 && output.shadow.corrected == 0, "{:?}", output.shadow);
 }
 
 #[test]
@@ -278,8 +338,17 @@ fn a_phone_takes_longer_for_more_bits() {
     let packed = Packed::cooked(&*source, "q8");
     let file = PackedFile::open(&packed.path).expect("our own file");
     let calibration = file.calibration().expect("calibrated");
-    let phone = Phone::new(file.config(), calibration, &ScheduleOptions::default()).expect("a phone");
-    let time = |treatment| phone.time_ns(&vec![[treatment; 4]; calibration.layers.len()]).expect("a time");
+    let phone = Phone::new(file.config(), &ScheduleOptions::default()).expect("a phone");
+    let shares = |schedule: &[[Treatment; 4]]| schedule::shadow_shares(file.config(), calibration, schedule);
+    let time = |treatment| {
+        let schedule = vec![[treatment; 4]; calibration.layers.len()];
+        phone.time_ns(&schedule, &shares(&schedule)).expect("a time")
+    };
+    // What the CPU computes beside the NPU: clips, or hot channels whole.
+    let split = shares(&[[Treatment::Split, Treatment::Shadow, Treatment::Wide, Treatment::Plain]])[0];
+    let linears = &calibration.layers[0];
+    let hot = linears[0].hot_channels.len() as f32 / file.config().linear_shape(LinearKind::Qkv).1 as f32;
+    assert_eq!(split, [hot, linears[1].clipped_share, 0.0, 0.0]);
     assert!(time(Treatment::Plain) < time(Treatment::Wide));
     assert!(phone.source().contains("sm8650"));
     let pruned = calibrate::pruned(calibration, 0.5);

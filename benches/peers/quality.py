@@ -59,7 +59,7 @@ def prepare(args, name):
     make("f32", path, args.coexec, "import", source, path, "--weights", "f32")
     for fmt in FORMATS:
         for quantizer in QUANTIZERS:
-            path = out / f"{fmt}-{quantizer}.coexec"
+            path = out / f"{fmt}-{quantizer}-{args.calibration_tokens}.coexec"
             options = ["--weights", fmt, "--quantizer", quantizer, "--calibrate", calibration]
             options += ["--calibration-tokens", args.calibration_tokens]
             make(f"{fmt} {quantizer}", path, args.coexec, "import", source, path, *options)
@@ -77,7 +77,7 @@ def prepare(args, name):
 
 def pieces(args, path, text):
     """Consecutive pieces of the text that are 192 … 256 tokens long, with the float model's ids and log-probabilities."""
-    out, at, length = [], 0, 1024
+    out, at, length, resized = [], 0, 1024, 0
     while at + length <= len(text) and len(out) < args.windows:
         piece = text[at : at + length]
         try:
@@ -88,7 +88,11 @@ def pieces(args, path, text):
         if 3 * WINDOW // 4 <= tokens <= WINDOW or (tokens < WINDOW and length > 2000):
             out.append((piece, ids, logp))
             at += length
+            resized = 0
         else:
+            resized += 1
+            if resized > 20:
+                raise RuntimeError(f"{path}: no piece of {3 * WINDOW // 4} … {WINDOW} tokens at character {at}")
             length = max(length * 7 * WINDOW // (8 * tokens), 64)
     return out
 

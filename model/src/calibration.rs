@@ -1,6 +1,6 @@
 //! What a float forward pass over a text tells about each linear: scales, hot channels, importance, and how it should run.
 
-use crate::{LayerIdx, LinearKind};
+use crate::{DecoderConfig, LayerIdx, LinearKind};
 use serde::{Deserialize, Serialize};
 
 /// How a linear runs on an NPU: what is decided per linear by calibration, and may be overridden when a model is opened.
@@ -12,7 +12,8 @@ pub enum Treatment {
     /// u8 codes of fine resolution; what they clip is put back on the CPU, in shadow.
     #[default]
     Shadow,
-    /// u16 codes: nothing is clipped, the NPU works about 1.5 times as long.
+    /// u16 codes over more than the calibration text's range; what lies beyond is clipped, and only counted. The NPU works about
+    /// 1.3 times as long.
     Wide,
     /// u8 codes without the hot channels, which the CPU computes whole, in float (as LLM.int8() does, but with static channels).
     Split,
@@ -83,7 +84,8 @@ pub struct LinearCalibration {
     pub split: Option<Scales>,
     /// Input channels that carry most outliers, ascending; their float rows are in the file.
     pub hot_channels: Vec<u32>,
-    /// What the model's quality loses when this linear runs without shadow: larger matters more.
+    /// Larger matters more: the divergence that this linear adds without shadow, as `coexec schedule` measured it; before that, the
+    /// share of its input's energy that codes with shadow clip.
     pub importance: f32,
     /// Share of the input's elements that codes with shadow clip.
     #[serde(default)]
@@ -127,6 +129,17 @@ impl Calibration {
     #[must_use]
     pub fn schedule(&self) -> Schedule {
         self.layers.iter().map(|layer| std::array::from_fn(|i| layer[i].treatment)).collect()
+    }
+
+    /// Bytes of the float rows of hot channels that a schedule keeps in memory.
+    #[must_use]
+    pub fn hot_row_bytes(&self, config: &DecoderConfig, schedule: &[[Treatment; 4]]) -> u64 {
+        let linears = self.layers.iter().flat_map(|layer| LinearKind::ALL.into_iter().zip(layer));
+        let bytes = |((kind, linear), treatment): ((LinearKind, &LinearCalibration), &Treatment)| {
+            let rows = if treatment.has_shadow() { linear.hot_channels.len() } else { 0 };
+            rows as u64 * config.linear_shape(kind).0 as u64 * 2
+        };
+        linears.zip(schedule.iter().flatten()).map(bytes).sum()
     }
 
     /// Overrides how linears run; layers beyond the shorter of the two stay as they are.

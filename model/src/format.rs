@@ -49,6 +49,17 @@ impl WeightFormat {
         matches!(self, Self::Q8 | Self::Q4 | Self::Q4s)
     }
 
+    /// The largest magnitude that a weight may have.
+    #[must_use]
+    pub fn largest(self) -> f32 {
+        match self {
+            Self::F16 => half::f16::MAX.to_f32(),
+            // The extreme of a group is −8 times its f16 scale.
+            Self::Q4s => half::f16::MAX.to_f32() * 8.0,
+            Self::F32 | Self::Q8 | Self::Q4 => f32::MAX,
+        }
+    }
+
     /// The format of the embedding beside linears of this format: 4-bit models keep it in `q8`. A token reads one row.
     #[must_use]
     pub fn for_embedding(self) -> Self {

@@ -124,7 +124,7 @@ impl Activation {
 #[non_exhaustive]
 pub enum BuildError {
     /// Calibration does not cover a linear, or not with one scale per part.
-    #[error("layer {layer}, {kind}: calibration {reason}; run `coexec calibrate` on this model")]
+    #[error("layer {layer}, {kind}: calibration {reason}; import the model again with `coexec import --calibrate`")]
     Calibration {
         /// Layer.
         layer: u32,

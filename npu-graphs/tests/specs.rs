@@ -186,7 +186,7 @@ fn what_does_not_fit_is_refused() {
         change(&mut calibration);
         let built = split_context(&config, &calibration, &options(&[16], NpuWeights::PerChannelI8));
         let text = built.expect_err("refused").to_string();
-        assert!(text.contains("coexec calibrate"), "{text}");
+        assert!(text.contains("coexec import --calibrate"), "{text}");
     };
     refuse(&|c| c.layers.truncate(2));
     refuse(&|c| c.layers.clear());

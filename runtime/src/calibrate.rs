@@ -70,8 +70,8 @@ impl FromStr for ScaleMethod {
             ("output", _) => Ok(Self::Output),
             (_, Some(percent)) => Ok(Self::Percentile { clipped: 1.0 - percent / 100.0 }),
             _ => Err(RuntimeError::Option {
-                option: "--scales",
-                value: text.to_owned(),
+                option: "--quant",
+                value: format!("scales={text}"),
                 reason: "use max, mse, output, or a percentile such as p99.9".to_owned(),
             }),
         }
@@ -113,20 +113,29 @@ pub fn calibrate_linear(
     seen_by_npu.copy_from_slice(l.input);
     clip(&mut seen_by_npu, input);
     let y = product(&seen_by_npu)?;
-    calibration.plain = Some(Scales { input, outputs: each_part(&y, parts, &mut part_scale) });
+    calibration.plain = Some(Scales { input, outputs: plain_output_scales(&y, parts) });
+    // Without hot channels the search for the others is this one.
+    let searched = (method == ScaleMethod::Output && calibration.hot_channels.is_empty()).then_some((input, y));
 
     let margin = |largest: f32| (largest * WIDE_MARGIN).max(1e-6) / 127.0;
     let outputs = each_part(l.output, parts, &mut |values| margin(absmax(values)));
-    let hot = &calibration.hot_channels;
-    let zero_hot =
-        |x: &mut [f32]| x.chunks_exact_mut(k).for_each(|row| hot.iter().for_each(|c| row[*c as usize] = 0.0));
-    let (mut sample, mut rest) = (sample, l.input.to_vec());
-    zero_hot(&mut sample);
-    zero_hot(&mut rest);
-    let input = least(absmax(&rest), &mut |scale| Ok(energy(&product(&rounding_error(&sample, scale))?)))?;
-    let input = if input >= f32::MIN_POSITIVE { input } else { calibration.input_scale };
-    clip(&mut rest, input);
-    calibration.split = Some(Scales { input, outputs: output_scales(&product(&rest)?, parts) });
+    let (input, y) = match searched {
+        Some(found) => found,
+        None => {
+            let hot = &calibration.hot_channels;
+            let zero_hot =
+                |x: &mut [f32]| x.chunks_exact_mut(k).for_each(|row| hot.iter().for_each(|c| row[*c as usize] = 0.0));
+            let (mut sample, mut rest) = (sample, l.input.to_vec());
+            zero_hot(&mut sample);
+            zero_hot(&mut rest);
+            let input = least(absmax(&rest), &mut |scale| Ok(energy(&product(&rounding_error(&sample, scale))?)))?;
+            let input = if input >= f32::MIN_POSITIVE { input } else { calibration.input_scale };
+            clip(&mut rest, input);
+            let y = product(&rest)?;
+            (input, y)
+        }
+    };
+    calibration.split = Some(Scales { input, outputs: output_scales(&y, parts) });
     calibration.wide = Some(Scales { input: margin(largest), outputs });
     Ok(calibration)
 }
@@ -137,9 +146,14 @@ fn sample_rows(x: &[f32], k: usize) -> Vec<f32> {
     x.chunks_exact(k.max(1)).step_by(step).flatten().copied().collect()
 }
 
+/// What the code of `scale` misses of `v`. Adding 1.5·2²³ leaves no fraction bits, ties to even: compilers make SIMD of it.
+fn missed(v: f32, scale: f32) -> f32 {
+    v - (((v / scale).clamp(-128.0, 127.0) + 12_582_912.0) - 12_582_912.0) * scale
+}
+
 /// What codes of `scale` miss of `x`.
 fn rounding_error(x: &[f32], scale: f32) -> Vec<f32> {
-    x.iter().map(|v| v - (v / scale).round_ties_even().clamp(-128.0, 127.0) * scale).collect()
+    x.iter().map(|v| missed(*v, scale)).collect()
 }
 
 fn energy(x: &[f32]) -> f64 {
@@ -164,13 +178,15 @@ fn least(largest: f32, error: &mut dyn FnMut(f32) -> Result<f64, RuntimeError>) 
     Ok(best.1)
 }
 
-/// The scale of an output whose saturation nobody repairs: least squared error.
-fn part_scale(values: &mut [f32]) -> f32 {
-    let sample: Vec<f32> = values.iter().copied().step_by(values.len().div_ceil(1 << 16).max(1)).collect();
-    let largest = absmax(&sample);
-    least(largest, &mut |scale| Ok(energy(&rounding_error(&sample, scale))))
-        .unwrap_or(largest / 127.0)
-        .max(1e-6 / 127.0)
+/// Scales of output parts whose saturation nobody repairs, from a sample of rows: all columns count alike.
+fn plain_output_scales(y: &[f32], parts: &[usize]) -> Vec<f32> {
+    each_part(&sample_rows(y, parts.iter().sum()), parts, &mut |values| part_scale(values))
+}
+
+/// The scale of least squared error.
+fn part_scale(values: &[f32]) -> f32 {
+    let largest = absmax(values);
+    least(largest, &mut |scale| Ok(energy(&rounding_error(values, scale)))).unwrap_or(largest / 127.0).max(1e-6 / 127.0)
 }
 
 fn absmax(x: &[f32]) -> f32 {
@@ -190,7 +206,7 @@ fn each_part(y: &[f32], parts: &[usize], f: &mut dyn FnMut(&mut [f32]) -> f32) -
 }
 
 /// The smallest value that at most `share` of `values` exceed. `values` is reordered.
-fn quantile(values: &mut [f32], share: f64) -> f32 {
+pub(crate) fn quantile(values: &mut [f32], share: f64) -> f32 {
     if values.is_empty() {
         return 0.0;
     }
@@ -301,8 +317,7 @@ pub fn pruned(calibration: &Calibration, pruning_rate: f32) -> Schedule {
 }
 
 /// All linears as `(layer, kind)`, least important first.
-#[must_use]
-pub fn by_importance(calibration: &Calibration) -> Vec<(usize, usize)> {
+fn by_importance(calibration: &Calibration) -> Vec<(usize, usize)> {
     let mut order: Vec<(usize, usize)> =
         (0..calibration.layers.len()).flat_map(|l| (0..4).map(move |kind| (l, kind))).collect();
     let importance = |(l, kind): (usize, usize)| calibration.layers[l][kind].importance;
@@ -338,6 +353,26 @@ mod tests {
         // Three sigma clip 0.27 % of a Gaussian.
         assert!((a.input_scale * 127.0 - 3.0).abs() < 0.15, "{}", a.input_scale * 127.0);
         assert!(b.importance > 10.0 * a.importance);
+    }
+
+    #[test]
+    fn no_column_of_an_output_is_left_out_of_its_scale() {
+        let (tokens, width) = (2048, 64);
+        let y: Vec<f32> = gaussian(tokens * 2 * width);
+        let quiet = plain_output_scales(&y, &[width, width]);
+        for loud in [0, 5, 63] {
+            let mut y = y.clone();
+            y.chunks_exact_mut(2 * width).for_each(|row| row[loud] *= 100.0);
+            let scales = plain_output_scales(&y, &[width, width]);
+            assert!(scales[0] > 20.0 * quiet[0] && scales[1] == quiet[1], "column {loud}: {scales:?}, {quiet:?}");
+        }
+    }
+
+    #[test]
+    fn quantiles_from_above() {
+        let mut values: Vec<f32> = (0..1000).rev().map(|v| v as f32).collect();
+        assert_eq!((quantile(&mut values, 0.0), quantile(&mut values, 0.1)), (999.0, 899.0));
+        assert_eq!((quantile(&mut [], 0.5), quantile(&mut [3.0], 1.0)), (0.0, 3.0));
     }
 
     #[test]

@@ -6,15 +6,12 @@ use crate::{
         self, NpuBackend,
         failover::{Npus, Trouble},
     },
-    prefill::{Placement, PlanOptions, plan::StageCosts},
+    prefill::{MAX_CHUNKS_IN_FLIGHT, Placement, PlanOptions, plan::StageCosts},
 };
 use coexec_cpu::{Kernels, Pool};
 use coexec_model::packed::PackedFile;
 use coexec_npu::DeviceProfile;
 use std::{path::Path, sync::Arc};
-
-/// Chunks whose activations may be in memory at once.
-const MAX_CHUNKS_IN_FLIGHT: usize = 8;
 
 pub(crate) struct EngineInner {
     pub(crate) model: Model,
@@ -81,10 +78,7 @@ impl Engine {
             Some(name) => Kernels::named(name)?,
             None => Kernels::detect(),
         };
-        let mut model = Model::load(Arc::new(file), options.memory_budget_bytes)?;
-        if let Some(schedule) = model.calibration().map(|calibration| options.schedule.resolve(calibration)) {
-            model.set_schedule(&schedule)?;
-        }
+        let model = Model::load(Arc::new(file), options.memory_budget_bytes, &options.schedule)?;
         let chosen = match backend {
             Some(backend) => npu::backend::given(&model, &options, backend)?,
             None => npu::backend::choose(&model, &options)?,
@@ -148,11 +142,14 @@ impl Engine {
 
     /// The same for an NPU, or the CPU.
     pub(crate) fn plan_options_on(&self, npu: Option<&DeviceProfile>, all_logits: bool) -> PlanOptions {
+        let model = self.model();
+        let schedule = model.calibration().map(coexec_model::Calibration::schedule).unwrap_or_default();
+        let shares = |c| crate::schedule::shadow_shares(model.config(), c, &schedule);
         PlanOptions {
             placement: if npu.is_some() { Placement::Split } else { Placement::Cpu },
             chunk_lens: self.inner.options.ladder(),
-            schedule: self.model().calibration().map(coexec_model::Calibration::schedule).unwrap_or_default(),
-            clipped: self.model().calibration().map(crate::schedule::clipped_shares).unwrap_or_default(),
+            shadow_shares: model.calibration().map(shares).unwrap_or_default(),
+            schedule,
             all_logits,
             cpu_workers: self.inner.pool.threads(),
             max_chunks_in_flight: MAX_CHUNKS_IN_FLIGHT,

@@ -1,6 +1,6 @@
 //! Everything that can go wrong between a prompt and its text.
 
-use coexec_model::{LayerIdx, TensorName};
+use coexec_model::{LayerIdx, TensorName, WeightFormat};
 
 /// An error of the runtime: what, where, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -128,6 +128,16 @@ pub enum RuntimeError {
         layer: LayerIdx,
         /// What was looked at.
         what: String,
+    },
+    /// A weight that a format has no scale for.
+    #[error("tensor `{tensor}` holds {value}; {format} allows ±{}: use another format", format.largest())]
+    TooLarge {
+        /// The tensor.
+        tensor: TensorName,
+        /// The weight.
+        value: f32,
+        /// The format.
+        format: WeightFormat,
     },
     /// The caller asked to stop.
     #[error("cancelled")]

@@ -8,6 +8,7 @@ use crate::{
 use coexec_model::TokenId;
 use coexec_scheduler::CancelToken;
 use serde::Serialize;
+use std::borrow::Cow;
 
 /// Quality over a text.
 #[derive(Clone, Debug, Serialize)]
@@ -111,21 +112,41 @@ impl Windows {
         Self { ids: self.ids[range].to_vec(), window: self.window }
     }
 
-    /// Log-probabilities of all scored positions, window by window: what [`quality`] compares with.
+    /// Log-probabilities of all scored positions, window by window, for models that are compared with it one after another.
+    /// They stay in memory: 4 bytes per scored position and word of the vocabulary.
     ///
     /// # Errors
     /// When a prefill fails.
     pub fn reference(&self, engine: &Engine, cancel: &CancelToken) -> Result<Reference, RuntimeError> {
         let log_probs = self.ids.iter().map(|ids| scored(engine, ids, cancel)).collect::<Result<_, _>>()?;
-        Ok(Reference { log_probs })
+        Ok(Reference::LogProbs(log_probs))
     }
 }
 
-/// Log-probabilities of a reference model over [`Windows`].
+/// What [`quality`] compares a model with, over the same [`Windows`].
 #[derive(Clone, Debug)]
-pub struct Reference {
-    /// `[windows][scored tokens · vocab_size]`.
-    log_probs: Vec<Vec<f32>>,
+pub enum Reference {
+    /// A model that runs each window when its turn comes.
+    Engine(Engine),
+    /// What [`Windows::reference`] has computed: `[windows][scored tokens · vocab_size]`.
+    LogProbs(Vec<Vec<f32>>),
+}
+
+impl Reference {
+    fn window(&self, i: usize, ids: &[TokenId], cancel: &CancelToken) -> Result<Cow<'_, [f32]>, RuntimeError> {
+        match self {
+            Self::Engine(engine) => Ok(Cow::Owned(scored(engine, ids, cancel)?)),
+            Self::LogProbs(windows) => {
+                let window = windows.get(i).ok_or_else(|| Self::other(format!("{} windows", windows.len())))?;
+                Ok(Cow::Borrowed(window))
+            }
+        }
+    }
+
+    fn other(value: String) -> RuntimeError {
+        let reason = "a model with the same tokenizer, over the same text".to_owned();
+        RuntimeError::Option { option: "--reference", value, reason }
+    }
 }
 
 /// Log-probabilities at the positions that predict the scored half of a window, `[scored, vocab_size]`.
@@ -172,12 +193,10 @@ pub fn quality(
         count += targets.len();
         window_nll.push(in_window / targets.len() as f64);
         let Some(reference) = reference else { continue };
-        let theirs =
-            reference.log_probs.get(i).filter(|r| r.len() == ours.len()).ok_or_else(|| RuntimeError::Option {
-                option: "--reference",
-                value: format!("{} windows", reference.log_probs.len()),
-                reason: "a model with the same tokenizer, over the same text".to_owned(),
-            })?;
+        let theirs = reference.window(i, ids, cancel)?;
+        if theirs.len() != ours.len() {
+            return Err(Reference::other(format!("{} log-probabilities of window {i}", theirs.len())));
+        }
         let mut kl = 0.0f64;
         for ((ours, theirs), target) in ours.chunks_exact(vocab).zip(theirs.chunks_exact(vocab)).zip(targets) {
             reference_nll -= f64::from(theirs[target.0 as usize]);
@@ -212,8 +231,7 @@ pub fn quality(
 }
 
 /// Mean and its standard error.
-#[must_use]
-pub fn mean_and_error(values: &[f64]) -> (f64, f64) {
+fn mean_and_error(values: &[f64]) -> (f64, f64) {
     let n = values.len().max(1) as f64;
     let mean = values.iter().sum::<f64>() / n;
     let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);

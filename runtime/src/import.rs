@@ -1,13 +1,14 @@
 //! Import: a source model, streamed layer by layer, calibrated on its float weights, quantised, packed.
 //!
-//! In memory at any time: one linear's float rows (twice while it is calibrated), the calibration text's activations, and
-//! one block of rows on its way to the file. The file appears under its name only when it is complete.
+//! In memory at any time: one block of rows on its way to the file. With a text, also its activations and one linear's float
+//! rows: once, or three times with `mse` and `gptq`, which also keep the codes of the layer's linears until they are written
+//! (and `gptq` a factor, [`crate::quantize`]). The file appears under its name only when it is complete.
 
 use crate::{
     RuntimeError,
     calibrate::{self, ScaleMethod},
     float_pass::{FloatPass, WatchedLinear, Watcher, Watchers, block_rows, finite, read_vector, shape, threads},
-    quantize::{Plan, Quantize},
+    quantize::{Plan, Quantize, check_range},
 };
 use coexec_cpu::{Ctx, Kernels, Pool};
 use coexec_model::{
@@ -223,6 +224,7 @@ impl Importer<'_> {
                 self.source.read_rows(from, range, &mut rows)?;
                 finite(&rows, from)?;
                 if format.is_integer() && self.options.quantizer != Quantizer::Absmax {
+                    check_range(&rows, format, from)?;
                     let ctx = Ctx { kernels: Kernels::detect(), pool: &self.pool, lanes: self.pool.threads() };
                     self.writer.push_codes(self.plan.quantize(&ctx, format, &mut rows, k))?;
                 } else {

@@ -1,14 +1,14 @@
 //! An opened model: configuration, weights, norms and rotary tables, shared by all sessions.
 
 use crate::{
-    RuntimeError,
+    RuntimeError, ScheduleChoice,
     layer::LayerView,
     text::Tokenizer,
     weights::{Weight, WeightState, panel_tensors, plan_states},
 };
 use coexec_cpu::RopeTable;
 use coexec_model::{
-    Calibration, DecoderConfig, LayerIdx, LayerTensor, LinearKind, Schedule, TensorName, Treatment, packed::PackedFile,
+    Calibration, DecoderConfig, LayerIdx, LayerTensor, LinearKind, Schedule, TensorName, packed::PackedFile,
 };
 use parking_lot::RwLock;
 use std::{collections::HashMap, sync::Arc};
@@ -48,12 +48,22 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens all weights of a packed file. `budget_bytes` limits decompressed weights.
+    /// Opens all weights of a packed file, and the float rows that `schedule` needs of a calibrated one. `budget_bytes` limits
+    /// decompressed weights.
     ///
     /// # Errors
-    /// When a tensor is missing or damaged, or the tokenizer cannot be read.
-    pub fn load(file: Arc<PackedFile>, budget_bytes: Option<u64>) -> Result<Self, RuntimeError> {
+    /// When a tensor is missing or damaged, the tokenizer cannot be read, or the schedule is of another model.
+    pub fn load(
+        file: Arc<PackedFile>,
+        budget_bytes: Option<u64>,
+        schedule: &ScheduleChoice,
+    ) -> Result<Self, RuntimeError> {
         let config = file.config().clone();
+        let mut calibration = file.calibration().cloned();
+        if let Some(calibration) = &mut calibration {
+            let schedule = schedule.resolve(calibration)?;
+            calibration.set_schedule(&schedule);
+        }
         // A tied model may have one too: the embedding once more, in fewer bits.
         let has_head = file.has(TensorName::Head);
         let names = panel_tensors(&config, has_head);
@@ -77,7 +87,7 @@ impl Model {
                         open(name(LayerTensor::GateUp))?,
                         open(name(LayerTensor::Down))?,
                     ],
-                    hot: match file.calibration() {
+                    hot: match &calibration {
                         Some(calibration) => hot_rows(&file, calibration, LayerIdx(l))?,
                         None => Default::default(),
                     },
@@ -93,7 +103,7 @@ impl Model {
             norm: file.read_vector(TensorName::Norm)?,
             layers,
             rope: RwLock::new(Arc::new(RopeTable::new(&config, 0)?)),
-            calibration: file.calibration().cloned(),
+            calibration,
             file,
         })
     }
@@ -120,19 +130,6 @@ impl Model {
     #[must_use]
     pub fn calibration(&self) -> Option<&Calibration> {
         self.calibration.as_ref()
-    }
-
-    /// Overrides how linears run on the NPU; before any static graph is made.
-    ///
-    /// # Errors
-    /// When the float rows of a linear's hot channels cannot be read.
-    pub fn set_schedule(&mut self, schedule: &[[Treatment; 4]]) -> Result<(), RuntimeError> {
-        let Some(calibration) = &mut self.calibration else { return Ok(()) };
-        calibration.set_schedule(schedule);
-        for (l, layer) in self.layers.iter_mut().enumerate() {
-            layer.hot = hot_rows(&self.file, calibration, LayerIdx(l as u32))?;
-        }
-        Ok(())
     }
 
     /// The schedule in use, where it is not the file's: static graphs then differ from those of the file.

@@ -112,17 +112,27 @@ impl std::fmt::Display for ScheduleChoice {
 
 impl ScheduleChoice {
     /// The schedule for a calibrated model.
-    #[must_use]
-    pub fn resolve(&self, calibration: &Calibration) -> Schedule {
-        let all = |treatment| vec![[treatment; 4]; calibration.layers.len()];
-        match self {
+    ///
+    /// # Errors
+    /// [`RuntimeError::Option`] when the caller's schedule is of another number of layers.
+    pub fn resolve(&self, calibration: &Calibration) -> Result<Schedule, RuntimeError> {
+        let layers = calibration.layers.len();
+        let all = |treatment| vec![[treatment; 4]; layers];
+        Ok(match self {
             Self::File => calibration.schedule(),
             Self::Shadow { pruning_rate } => crate::calibrate::pruned(calibration, *pruning_rate),
             Self::Plain => all(Treatment::Plain),
             Self::Wide => all(Treatment::Wide),
             Self::Split => all(Treatment::Split),
-            Self::Given(schedule) => schedule.clone(),
-        }
+            Self::Given(schedule) if schedule.len() == layers => schedule.clone(),
+            Self::Given(schedule) => {
+                return Err(RuntimeError::Option {
+                    option: "schedule",
+                    value: format!("{} layers", schedule.len()),
+                    reason: format!("the model has {layers}"),
+                });
+            }
+        })
     }
 }
 

@@ -10,7 +10,7 @@ pub mod run;
 mod shadow_work;
 
 pub use chunks::Chunk;
-pub use plan::{Placement, PlanOptions, PrefillPlan, Stage, StageTask};
+pub use plan::{MAX_CHUNKS_IN_FLIGHT, Placement, PlanOptions, PrefillPlan, Stage, StageTask};
 pub use run::{LogitsWanted, PrefillOptions, PrefillOutput};
 pub(crate) use shadow_work::ShadowCounters;
 pub use shadow_work::ShadowWork;

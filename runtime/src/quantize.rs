@@ -102,6 +102,15 @@ impl Plan {
     }
 }
 
+/// Refuses weights that `format` has no scale for, which would become zeros.
+pub(crate) fn check_range(rows: &[f32], format: WeightFormat, tensor: TensorName) -> Result<(), RuntimeError> {
+    let limit = format.largest();
+    match rows.iter().find(|v| v.abs() > limit) {
+        Some(&value) => Err(RuntimeError::TooLarge { tensor, value, format }),
+        None => Ok(()),
+    }
+}
+
 /// `XᵀX / tokens` of `x` `[tokens, k]`, `[k, k]`.
 fn second_moments(ctx: &Ctx<'_>, x: &[f32], k: usize, scratch: &mut LinearScratch) -> Result<Vec<f32>, RuntimeError> {
     let tokens = x.len() / k;
@@ -164,6 +173,7 @@ impl Watcher for Quantize<'_> {
         }
         let plan = Plan::for_input(&l.ctx, self.quantizer, l.input, k, l.scratch)?;
         let mut rows = l.weights.rows();
+        check_range(&rows, self.format, name)?;
         let quantized = plan.quantize(&l.ctx, self.format, &mut rows, k);
         FloatTensor::from_rows(&rows, k).multiply(&l.ctx, l.input, l.output, l.scratch)?;
         self.done.insert(name, quantized);
@@ -184,6 +194,15 @@ mod tests {
                 (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
             })
             .collect()
+    }
+
+    #[test]
+    fn weights_without_a_scale_are_refused() {
+        let name = TensorName::Embed;
+        let error = check_range(&[0.0, -6e5], WeightFormat::Q4s, name).unwrap_err().to_string();
+        assert!(error.contains("-600000") && error.contains("q4s") && error.contains("`embed`"), "{error}");
+        assert!(check_range(&[0.0, -5e5], WeightFormat::Q4s, name).is_ok());
+        assert!(check_range(&[f32::MAX], WeightFormat::Q8, name).is_ok());
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::{
     calibrate::ScaleMethod,
     import::{ImportOptions, ImportProgress, import},
     schedule::{self, ScheduleOptions},
+    text::{Special, Tokenizer},
     transform::{SMOOTH_ALPHA, WatchedText, awq, smooth},
 };
 use coexec_model::{
@@ -107,7 +108,7 @@ impl FromStr for Recipe {
                 }
                 ("scales", Some(value)) => recipe.scales = value.parse()?,
                 ("hot", Some(value)) => {
-                    let none = (value == "0").then_some(0.0);
+                    let none = matches!(value.trim_end_matches('%').trim().parse(), Ok(0.0)).then_some(0.0);
                     let share = none.or_else(|| share(value)).filter(|s| *s <= 1.0);
                     recipe.hot_share = Some(share.ok_or_else(|| bad("use a share of the channels, as in hot=0.5%"))?);
                 }
@@ -172,16 +173,31 @@ pub fn transformed<T>(
     }
 }
 
-/// Imports `source` by a recipe; with `auto` its linears are measured on the calibration text's later part, if there is one.
+/// How far [`cook`] is.
+#[derive(Clone, Copy, Debug)]
+pub enum CookProgress {
+    /// Tensors are written.
+    Importing(ImportProgress),
+    /// With `auto`: linears are measured.
+    Measuring {
+        /// Linears measured.
+        done: usize,
+        /// Linears in all.
+        total: usize,
+    },
+}
+
+/// Imports `source` by a recipe; with `auto` its linears are measured on the calibration text's later half. `out` appears when
+/// everything is decided.
 ///
 /// # Errors
-/// As [`import`]; when the recipe needs a text that `options` do not have.
+/// As [`import`] and [`schedule::decide`]; when the recipe needs a text that `options` do not have, or a longer one.
 pub fn cook(
     source: &dyn ModelSource,
     out: &Path,
     recipe: &Recipe,
     options: &ImportOptions,
-    progress: &mut dyn FnMut(ImportProgress),
+    progress: &mut dyn FnMut(CookProgress),
 ) -> Result<PackedSummary, RuntimeError> {
     let mut options = ImportOptions { scales: recipe.scales, ..options.clone() };
     options.weights = recipe.weights.unwrap_or(options.weights);
@@ -202,17 +218,42 @@ pub fn cook(
     let (max_tokens, threads, cancel) = (options.calibration_tokens, options.threads, options.cancel.clone());
     let text = calibrate.as_deref().map(|text| WatchedText { text, max_tokens, threads, cancel });
     let weights = (options.weights, options.quantizer);
-    let mut import = |source: &dyn ModelSource| import(source, out, &options, progress);
-    let summary = transformed(source, &recipe.transforms, text.as_ref(), weights, &mut import)?;
-    let Some(Activations::Auto { max_quality_loss }) = recipe.activations else { return Ok(summary) };
-    let Some(text) = &options.calibrate else { return Err(RuntimeError::NotCalibrated) };
+    let import_to = |path: &Path, progress: &mut dyn FnMut(CookProgress)| {
+        transformed(source, &recipe.transforms, text.as_ref(), weights, &mut |source| {
+            import(source, path, &options, &mut |p| progress(CookProgress::Importing(p)))
+        })
+    };
+    let (Some(Activations::Auto { max_quality_loss }), Some(text)) = (recipe.activations, &options.calibrate) else {
+        return import_to(out, progress);
+    };
     let engine = crate::EngineOptions { threads, ..crate::EngineOptions::default() };
     let how =
         ScheduleOptions { max_quality_loss, engine, cancel: options.cancel.clone(), ..ScheduleOptions::default() };
     // The later half of the text, which calibration of a long text has not seen.
     let middle = (text.len() / 2..text.len()).find(|i| text.is_char_boundary(*i)).unwrap_or(0);
-    let decision = schedule::decide(out, &text[middle..], &how, &mut |_, _| {})?;
-    schedule::store(out, &decision, out)
+    let later = &text[middle..];
+    check_length(source, later, &how)?;
+    // A file that nothing was decided about never has the final name.
+    let io = |source| RuntimeError::Io { path: out.display().to_string(), source };
+    let dir = out.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let named = tempfile::Builder::new().prefix(".measured-").suffix(".partial").tempfile_in(dir).map_err(io)?;
+    let temporary = named.into_temp_path();
+    import_to(&temporary, progress)?;
+    let measuring = &mut |done, total| progress(CookProgress::Measuring { done, total });
+    let decision = schedule::decide(&temporary, later, &how, measuring)?;
+    schedule::store(&temporary, &decision, out)
+}
+
+/// Refuses a text that is too short to measure on.
+fn check_length(source: &dyn ModelSource, text: &str, how: &ScheduleOptions) -> Result<(), RuntimeError> {
+    let tokenizer = Tokenizer::new(source.tokenizer())?.ok_or(RuntimeError::NoTokenizer)?;
+    let tokens = tokenizer.encode(text, Special::Plain)?.len();
+    let window = how.window.min(source.config().max_position_embeddings as usize);
+    if tokens >= 2 * window {
+        return Ok(());
+    }
+    let reason = format!("`auto` measures on it: two windows of {window} tokens are the least");
+    Err(RuntimeError::Option { option: "--calibrate", value: format!("{tokens} tokens in its later half"), reason })
 }
 
 #[cfg(test)]
@@ -229,6 +270,9 @@ mod tests {
         assert_eq!((recipe.weights, recipe.quantizer), (Some(WeightFormat::Q4), Some(Quantizer::Gptq)));
         assert_eq!(recipe.activations, Some(Activations::All(Treatment::Shadow)));
         assert!(matches!(recipe.scales, ScaleMethod::Percentile { clipped } if (clipped - 0.001).abs() < 1e-9));
+        for none in ["hot=0", "hot=0%", "hot=0.0"] {
+            assert_eq!(none.parse::<Recipe>().expect(none).hot_share, Some(0.0));
+        }
         let auto: Recipe = "auto=0.5%".parse().expect("a recipe");
         assert_eq!(auto.activations, Some(Activations::Auto { max_quality_loss: 0.005 }));
     }
@@ -250,7 +294,7 @@ mod tests {
             "smooth=nan",
         ] {
             let error = text.parse::<Recipe>().expect_err(text).to_string();
-            assert!(error.contains("--quant") || error.contains("--scales"), "{text}: {error}");
+            assert!(error.contains("--quant"), "{text}: {error}");
         }
     }
 }

@@ -4,8 +4,9 @@
 //! The reference is the model's own CPU path. With every linear in u16 the model is nearly that; from there one linear at a
 //! time is set to u8, and to u8 with shadow, and the mean KL divergence from the reference says what that does to the model's
 //! distribution. Small errors of different linears are nearly independent, so their divergences add up: a schedule's loss is
-//! predicted by their sum, and then measured on windows that the choice has not seen. The *importance* of a linear's shadow is
-//! the difference between its two divergences.
+//! predicted by their sum, and then measured on other windows of the text: those that it was checked on. The fastest of a few
+//! schedules that keep the target there is taken, so that their divergences are slightly better than on further text. The
+//! *importance* of a linear's shadow is the difference between its two divergences.
 //!
 //! In expectation over the model's own distribution, KL is the increase of the negative log-likelihood: a target of 1 % of
 //! perplexity is a budget of ln 1.01 nats. KL is what is measured because its noise over a short text is far smaller.
@@ -16,7 +17,7 @@ use crate::{
     prefill::{Placement, PlanOptions, plan, plan::StageCosts},
 };
 use coexec_model::{
-    Calibration, DecoderConfig, LinearKind, Schedule, Treatment,
+    Calibration, DecoderConfig, LinearCalibration, LinearKind, Schedule, Treatment,
     packed::{PackedFile, PackedOptions, PackedSummary, PackedWriter},
 };
 use coexec_scheduler::{CancelToken, PolicyKind, simulate};
@@ -90,11 +91,11 @@ pub struct Candidate {
     pub name: String,
     /// How each linear runs.
     pub schedule: Schedule,
-    /// Divergence from the CPU path on text that the choice has not seen, in nats.
+    /// Divergence from the CPU path on the windows that candidates are checked on, in nats.
     pub kl: f64,
     /// Its standard error.
     pub kl_std_error: f64,
-    /// Perplexity over the reference's, on the same text.
+    /// Perplexity over the reference's, on the same windows.
     pub perplexity_ratio: f64,
     /// Simulated time of the prompt, in nanoseconds.
     pub simulated_ns: u64,
@@ -117,7 +118,7 @@ pub struct Decision {
     pub candidates: Vec<Candidate>,
     /// Index of the one that was chosen.
     pub chosen: usize,
-    /// Whether it keeps the target; if not, it is the one that comes nearest.
+    /// Whether it keeps the target on the windows that it was checked on; if not, it is the one that comes nearest.
     pub kept: bool,
     /// Where simulated times come from.
     pub simulated: String,
@@ -200,25 +201,19 @@ impl<'a> Bench<'a> {
 #[derive(Clone, Debug)]
 pub struct Phone {
     config: DecoderConfig,
-    clipped: Vec<[f32; 4]>,
     costs: StageCosts,
     prompt_len: usize,
     workers: usize,
 }
 
 impl Phone {
-    /// A phone for a calibrated model.
+    /// A phone for models of this shape.
     ///
     /// # Errors
     /// [`RuntimeError::Option`] for an unknown chip.
-    pub fn new(
-        config: &DecoderConfig,
-        calibration: &Calibration,
-        options: &ScheduleOptions,
-    ) -> Result<Self, RuntimeError> {
+    pub fn new(config: &DecoderConfig, options: &ScheduleOptions) -> Result<Self, RuntimeError> {
         Ok(Self {
             config: config.clone(),
-            clipped: clipped_shares(calibration),
             costs: StageCosts::phone(crate::npu::profile(&options.engine.npu_profile)?),
             prompt_len: options.prompt_len,
             workers: options.phone_workers,
@@ -232,19 +227,19 @@ impl Phone {
         format!("{}, {} tokens; NPU: {npu}; {}", self.costs.npu.name, self.prompt_len, StageCosts::CPU_SOURCE)
     }
 
-    /// Nanoseconds that a schedule takes.
+    /// Nanoseconds that a schedule takes whose shadows correct these shares of the inputs ([`shadow_shares`]).
     ///
     /// # Errors
     /// When the plan cannot be made.
-    pub fn time_ns(&self, schedule: &Schedule) -> Result<u64, RuntimeError> {
+    pub fn time_ns(&self, schedule: &Schedule, shares: &[[f32; 4]]) -> Result<u64, RuntimeError> {
         let options = PlanOptions {
             placement: Placement::Split,
             chunk_lens: crate::options::CHUNK_LENS.to_vec(),
             schedule: schedule.clone(),
-            clipped: self.clipped.clone(),
+            shadow_shares: shares.to_vec(),
             all_logits: false,
             cpu_workers: self.workers,
-            max_chunks_in_flight: 8,
+            max_chunks_in_flight: crate::prefill::MAX_CHUNKS_IN_FLIGHT,
             costs: self.costs.clone(),
         };
         let plan = plan::plan(&self.config, &options, self.prompt_len, 0)?;
@@ -261,10 +256,20 @@ impl Phone {
     }
 }
 
-/// Share of the input elements that each linear's shadow corrects.
+/// Share of the input elements that the CPU computes beside each linear of a schedule: what codes with shadow clip, or the hot
+/// channels whole.
 #[must_use]
-pub fn clipped_shares(calibration: &Calibration) -> Vec<[f32; 4]> {
-    calibration.layers.iter().map(|layer| std::array::from_fn(|i| layer[i].clipped_share)).collect()
+pub fn shadow_shares(config: &DecoderConfig, calibration: &Calibration, schedule: &[[Treatment; 4]]) -> Vec<[f32; 4]> {
+    let share = |layer: &[LinearCalibration; 4], kind: usize, treatment: Treatment| match treatment {
+        Treatment::Plain | Treatment::Wide => 0.0,
+        Treatment::Shadow => layer[kind].clipped_share,
+        Treatment::Split => {
+            let (_, k) = config.linear_shape(LinearKind::ALL[kind]);
+            layer[kind].hot_channels.len() as f32 / k.max(1) as f32
+        }
+    };
+    let layers = calibration.layers.iter().zip(schedule);
+    layers.map(|(layer, treatments)| std::array::from_fn(|i| share(layer, i, treatments[i]))).collect()
 }
 
 /// The cheapest treatments whose predicted divergences sum up to at most `budget`, when a linear's shadow costs `shadow_cost` of
@@ -272,7 +277,7 @@ pub fn clipped_shares(calibration: &Calibration) -> Vec<[f32; 4]> {
 #[must_use]
 pub fn choose(config: &DecoderConfig, divergence: &[[Divergence; 4]], budget: f64, shadow_cost: f64) -> Schedule {
     let mut schedule = vec![[Treatment::Plain; 4]; divergence.len()];
-    let mut left: f64 = divergence.iter().flatten().map(|d| d.of(Treatment::Plain)).sum();
+    let mut left = predicted(divergence, &schedule);
     let macs = |kind: usize| {
         let (n, k) = config.linear_shape(LinearKind::ALL[kind]);
         n as f64 * k as f64
@@ -306,6 +311,12 @@ pub fn choose(config: &DecoderConfig, divergence: &[[Divergence; 4]], budget: f6
     schedule
 }
 
+/// Sum of the divergences of a schedule's linears.
+fn predicted(divergence: &[[Divergence; 4]], schedule: &[[Treatment; 4]]) -> f64 {
+    let both = divergence.iter().flatten().zip(schedule.iter().flatten());
+    both.map(|(divergence, treatment)| divergence.of(*treatment)).sum()
+}
+
 /// Measures the linears of the calibrated model at `path` on `text` and finds its schedule.
 ///
 /// # Errors
@@ -329,18 +340,20 @@ pub fn decide(
             reason: format!("two windows of {window} tokens are the least: one to choose on, one to check on"),
         });
     }
-    let (seen, unseen) = (all.part(0..all.len() / 2), all.part(all.len() / 2..all.len()));
+    // Before anything takes long: a prompt that cannot be planned is an error now.
+    let phone = Phone::new(&config, options)?;
+    phone.time_ns(&calibration.schedule(), &[])?;
+    let (seen, other) = (all.part(0..all.len() / 2), all.part(all.len() / 2..all.len()));
     let reference = seen.reference(&cpu, &options.cancel)?;
     let divergence = bench.divergence(config.num_hidden_layers as usize, &seen, &reference, progress)?;
-    let reference = unseen.reference(&cpu, &options.cancel)?;
+    let reference = other.reference(&cpu, &options.cancel)?;
     drop(cpu);
 
-    let phone = Phone::new(&config, &calibration, options)?;
     let check = |name: String, schedule: Schedule| {
-        let quality = bench.quality(ScheduleChoice::Given(schedule.clone()), &unseen, &reference)?;
+        let quality = bench.quality(ScheduleChoice::Given(schedule.clone()), &other, &reference)?;
         let (kl, kl_std_error, base) =
             quality.reference.map_or((0.0, 0.0, 1.0), |r| (r.kl, r.kl_std_error, r.perplexity));
-        let simulated_ns = phone.time_ns(&schedule)?;
+        let simulated_ns = phone.time_ns(&schedule, &shadow_shares(&config, &calibration, &schedule))?;
         let perplexity_ratio = quality.perplexity / base;
         Ok::<_, RuntimeError>(Candidate { name, schedule, kl, kl_std_error, perplexity_ratio, simulated_ns })
     };
@@ -350,24 +363,33 @@ pub fn decide(
     }
     let target = options.max_quality_loss.ln_1p();
     for shadow_cost in [0.02, 0.3, f64::INFINITY] {
-        let mut budget = target;
+        let (mut budget, mut last) = (target, None);
         // What was predicted may be a little off on other text: then less is asked for.
         for _ in 0..4 {
             let schedule = choose(&config, &divergence, budget, shadow_cost);
-            if candidates.iter().any(|c| c.schedule == schedule) {
-                break;
+            if last.as_ref() == Some(&schedule) {
+                break; // nothing better is for sale
             }
-            let name = match shadow_cost {
-                f64::INFINITY => "u8 and u16".to_owned(),
-                cost => format!("mixed, shadow at {cost} of u16"),
+            let known = candidates.iter().find(|c| c.schedule == schedule).map(|c| c.kl);
+            let kl = match known {
+                Some(kl) => kl,
+                None => {
+                    let name = match shadow_cost {
+                        f64::INFINITY => "u8 and u16".to_owned(),
+                        cost => format!("mixed, shadow at {cost} of u16"),
+                    };
+                    let candidate = check(name, schedule.clone())?;
+                    let kl = candidate.kl;
+                    candidates.push(candidate);
+                    kl
+                }
             };
-            let candidate = check(name, schedule)?;
-            let over = candidate.kl / target;
-            candidates.push(candidate);
-            if over <= 1.0 {
+            if kl <= target {
                 break;
             }
-            budget *= (0.9 / over).min(0.8);
+            // Below what this one was predicted to cost, or it would be chosen again.
+            budget = budget.min(predicted(&divergence, &schedule)) * (0.9 * target / kl).min(0.8);
+            last = Some(schedule);
         }
     }
     let keeps = |c: &&Candidate| c.kl <= target;

@@ -10,7 +10,10 @@ use coexec_cpu::{ChannelRows, Ctx, TileError};
 use coexec_model::layout::{PANEL_ROWS, panel_layout};
 use half::slice::HalfFloatSliceExt;
 use parking_lot::Mutex;
-use std::ops::Range;
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 /// Codes that are looked at together for outputs that saturated.
 const LOOK: usize = 128;
@@ -39,9 +42,13 @@ impl ChannelRows for ShadowRows<'_> {
                 Err(_) => cold.push((i, *channel as usize)),
             }
         }
-        let bits =
-            8 * panel_layout(self.weight.format(), self.weight.k()).bytes / (PANEL_ROWS * self.weight.k()).max(1);
-        self.counters.rows((channels.len() - cold.len()) * width * 2, cold.len() * width * bits / 8);
+        if cols.start == 0 {
+            self.counters.channels(channels.len());
+        }
+        // A channel's share of the panels' bytes, scales included.
+        let k = self.weight.k().max(1);
+        let panels = width.div_ceil(PANEL_ROWS) * panel_layout(self.weight.format(), k).bytes;
+        self.counters.rows((channels.len() - cold.len()) * width * 2, cold.len() * panels / k);
         if cold.is_empty() {
             return Ok(());
         }
@@ -84,7 +91,7 @@ pub struct Join<'a> {
     pub n: usize,
     /// The NPU's outputs.
     pub parts: &'a [OutputPart<'a>],
-    /// The CPU's correction `[m, n]`; `None` without shadow (then saturated outputs stay as they are).
+    /// The CPU's correction `[m, n]`; `None` without shadow (then saturated outputs are counted, and stay as they are).
     pub correction: Option<&'a [f32]>,
     /// Input codes `[m, K]`, for outputs that saturated.
     pub input_codes: &'a [u8],
@@ -97,18 +104,19 @@ pub struct Join<'a> {
 }
 
 impl Join<'_> {
-    /// Writes `y1 + y2` to `out` `[m, n]`; returns how many outputs had saturated and were computed again.
+    /// Writes `y1 + y2` to `out` `[m, n]`; returns how many outputs had saturated. Those beside a shadow are computed again.
     ///
     /// # Errors
     /// When a weight tile is damaged.
     pub fn run(&self, ctx: &Ctx<'_>, out: &mut [f32]) -> Result<usize, RuntimeError> {
-        let saturated = Mutex::new(Vec::new());
+        let (saturated, left) = (Mutex::new(Vec::new()), AtomicUsize::new(0));
         coexec_cpu::for_each_row(ctx, out, self.n, &|row, out| {
             let correction = self.correction.map(|all| &all[row * self.n..(row + 1) * self.n]);
             for part in self.parts {
                 if self.wide {
                     let codes = &part.codes[row * part.width * 2..(row + 1) * part.width * 2];
-                    dequantize_u16(codes, part.scale / 256.0, &mut out[part.first..part.first + part.width]);
+                    let ends = dequantize_u16(codes, part.scale / 256.0, &mut out[part.first..part.first + part.width]);
+                    left.fetch_add(ends, Ordering::Relaxed);
                     continue;
                 }
                 let codes = &part.codes[row * part.width..(row + 1) * part.width];
@@ -117,16 +125,19 @@ impl Join<'_> {
                     let cols = first..first + codes.len();
                     let add = correction.map(|c| &c[cols.clone()]);
                     let ends = ctx.kernels.dequantize_u8(codes, part.scale, add, &mut out[cols]);
-                    if ends && self.correction.is_some() {
+                    if ends {
                         let found = codes.iter().enumerate().filter(|(_, code)| matches!(code, 0 | 255));
-                        saturated.lock().extend(found.map(|(i, _)| (first + i, row)));
+                        match self.correction {
+                            Some(_) => saturated.lock().extend(found.map(|(i, _)| (first + i, row))),
+                            None => _ = left.fetch_add(found.count(), Ordering::Relaxed),
+                        }
                     }
                 }
             }
         });
         let mut saturated = saturated.into_inner();
         self.recompute(&mut saturated, out)?;
-        Ok(saturated.len())
+        Ok(saturated.len() + left.into_inner())
     }
 
     /// Computes saturated outputs `(column, row)` again.
@@ -152,8 +163,13 @@ impl Join<'_> {
     }
 }
 
-fn dequantize_u16(codes: &[u8], scale: f32, out: &mut [f32]) {
-    for (out, code) in out.iter_mut().zip(codes.chunks_exact(2)) {
-        *out = (f32::from(u16::from_le_bytes([code[0], code[1]])) - 32_768.0) * scale;
+/// Writes what u16 codes stand for; returns how many are the first or the last one.
+fn dequantize_u16(codes: &[u8], scale: f32, out: &mut [f32]) -> usize {
+    let mut ends = 0;
+    for (out, code) in out.iter_mut().zip(codes.as_chunks::<2>().0) {
+        let code = u16::from_le_bytes(*code);
+        ends += u32::from(code.wrapping_add(1) <= 1);
+        *out = (f32::from(code) - 32_768.0) * scale;
     }
+    ends as usize
 }

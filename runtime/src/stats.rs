@@ -32,7 +32,7 @@ pub struct Stats {
     pub npu_failures: Vec<String>,
     /// What shadow did in prefill.
     pub shadow: ShadowWork,
-    /// NPU outputs that saturated and were computed again on the CPU.
+    /// NPU outputs that saturated; those of linears with shadow were computed again on the CPU.
     pub saturated: u64,
     /// Tokens that were guessed for decoding.
     pub drafted: usize,

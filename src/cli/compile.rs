@@ -4,7 +4,7 @@ use super::shared::{Format, packed, read_text};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use coexec::{
-    CancelToken, Special,
+    CancelToken, ScheduleChoice, Special,
     npu::{NpuWeights, Placement, Ranges, decoder::Activation},
     runtime::{
         Model,
@@ -278,7 +278,7 @@ fn row(r: &ContextReport) -> String {
 }
 
 fn open(path: Option<&Path>) -> anyhow::Result<Model> {
-    Ok(Model::load(Arc::new(packed(path)?), Some(0))?)
+    Ok(Model::load(Arc::new(packed(path)?), Some(0), &ScheduleChoice::File)?)
 }
 
 fn estimate(args: &CompileArgs, cancel: &CancelToken) -> anyhow::Result<()> {

@@ -4,7 +4,7 @@ use super::shared::{EngineArgs, Format, read_text, write_file};
 use clap::{Args, Subcommand};
 use coexec::{
     CancelToken, Engine, EngineOptions, NpuChoice,
-    runtime::eval::{self, Windows},
+    runtime::eval::{self, Reference, Windows},
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use npyz::WriterBuilder as _;
@@ -65,7 +65,7 @@ pub(crate) fn eval(args: &EvalArgs, cancel: &CancelToken) -> anyhow::Result<()> 
             let reference = match reference {
                 Some(path) => {
                     let options = EngineOptions { npu: NpuChoice::None, ..opened.options().clone() };
-                    Some(windows.reference(&Engine::open(path, options)?, cancel)?)
+                    Some(Reference::Engine(Engine::open(path, options)?))
                 }
                 None => None,
             };

@@ -12,8 +12,8 @@ use coexec::{
         source::{self, transform::outliers::with_outliers},
     },
     runtime::{
-        import::{ImportOptions, ImportProgress},
-        recipe::{self, Recipe},
+        import::ImportOptions,
+        recipe::{self, CookProgress, Recipe},
         transform::{self, WatchedText},
     },
 };
@@ -69,8 +69,9 @@ struct PackArgs {
     #[arg(long, value_name = "FORMAT")]
     head: Option<WeightFormat>,
     /// How codes and scales are chosen: absmax, mse (least squared error), or gptq (error feedback; with --calibrate)
-    #[arg(long, default_value_t, value_name = "NAME")]
-    quantizer: Quantizer,
+    /// [default: mse; for random models absmax]
+    #[arg(long, value_name = "NAME")]
+    quantizer: Option<Quantizer>,
     /// Compress nothing: a larger file, which is mapped in place and opens without decompressing anything
     #[arg(long)]
     raw: bool,
@@ -83,26 +84,34 @@ struct PackArgs {
 }
 
 impl PackArgs {
-    fn options(&self, calibrate: Option<String>, cancel: &CancelToken) -> ImportOptions {
-        ImportOptions {
+    fn options(
+        &self,
+        quantizer: Quantizer,
+        calibrate: Option<String>,
+        cancel: &CancelToken,
+    ) -> anyhow::Result<ImportOptions> {
+        if let (Some(option), Some(item)) = (self.quantizer, self.quant.quantizer) {
+            anyhow::bail!("option --quantizer = {option}: the recipe of --quant says {item}; leave one of them out");
+        }
+        Ok(ImportOptions {
             weights: self.weights.or(self.quant.weights).unwrap_or(WeightFormat::Q8),
             embed: self.embed,
             head: self.head,
-            quantizer: self.quantizer,
+            quantizer: self.quantizer.unwrap_or(quantizer),
             raw: self.raw,
             calibrate,
             calibration_tokens: self.calibration_tokens,
             threads: self.threads,
             cancel: cancel.clone(),
             ..ImportOptions::default()
-        }
+        })
     }
 }
 
 pub(crate) fn import(args: &ImportArgs, cancel: &CancelToken) -> anyhow::Result<()> {
     let text = args.calibrate.as_deref().map(read_text).transpose()?;
     let source = source::open(&args.source)?;
-    let options = args.common.options(text, cancel);
+    let options = args.common.options(Quantizer::default(), text, cancel)?;
     if let (Some(seed), Some(text)) = (args.outliers, &options.calibrate) {
         let (max_tokens, threads, cancel) = (options.calibration_tokens, options.threads, cancel.clone());
         let rare = transform::rare_neurons(&*source, &WatchedText { text, max_tokens, threads, cancel })?;
@@ -114,16 +123,22 @@ pub(crate) fn import(args: &ImportArgs, cancel: &CancelToken) -> anyhow::Result<
 pub(crate) fn random_model(args: &RandomModelArgs, cancel: &CancelToken) -> anyhow::Result<()> {
     let source = random::RandomSource::new(random::named_config(&args.config)?, args.seed);
     let calibrate = args.calibrate.then(|| "random".to_owned());
-    pack(&source, &args.out, &args.common, &args.common.options(calibrate, cancel))
+    // Nobody judges the quality of random weights: the quickest rounding will do.
+    let options = args.common.options(Quantizer::Absmax, calibrate, cancel)?;
+    pack(&source, &args.out, &args.common, &options)
 }
 
 fn pack(source: &dyn source::ModelSource, out: &Path, args: &PackArgs, options: &ImportOptions) -> anyhow::Result<()> {
     let bar = ProgressBar::new(0)
         .with_style(ProgressStyle::with_template("{bar:32} {percent:>3} %  {msg}  {elapsed}")?.progress_chars("━━╌"));
-    let mut progress = |p: ImportProgress| {
-        bar.set_length(p.total);
-        bar.set_position(p.done);
-        bar.set_message(p.tensor.to_string());
+    let mut progress = |p: CookProgress| {
+        let (done, total, what) = match p {
+            CookProgress::Importing(p) => (p.done, p.total, p.tensor.to_string()),
+            CookProgress::Measuring { done, total } => (done as u64, total as u64, "measuring linears".to_owned()),
+        };
+        bar.set_length(total);
+        bar.set_position(done);
+        bar.set_message(what);
     };
     let recipe = Recipe { weights: Some(options.weights), ..args.quant.clone() };
     let result = recipe::cook(source, out, &recipe, options, &mut progress);

@@ -260,10 +260,14 @@ fn summary(engine: &Engine, g: &Generation, prompt_tokens: usize) -> String {
             w.npu_stall_ns as f64 / 1e6,
         ),
     };
+    let clipped = match s.shadow.uncorrected {
+        0 => String::new(),
+        count => format!(", {count} inputs clipped without shadow"),
+    };
     let mut text = format!(
         "prefill  {prompt_tokens} tokens in {} chunk{}, {:.0} tok/s, first token after {:.1} ms\n\
          decode   {} tokens, {decode}; ended by {}\n\
-         NPU      {} ({}); busy {:.1} ms, CPU {:.1} ms of the prefill; {} outputs recomputed{shadow}\n\
+         NPU      {} ({}); busy {:.1} ms, CPU {:.1} ms of the prefill; {} outputs saturated{clipped}{shadow}\n\
          CPU      {} kernels, {} threads; peak memory {rss}",
         s.chunks,
         if s.chunks == 1 { "" } else { "s" },

@@ -2,9 +2,12 @@
 
 use super::shared::{Format, packed};
 use clap::Args;
-use coexec::runtime::{
-    Model,
-    compile::{SelftestReport, selftest},
+use coexec::{
+    ScheduleChoice,
+    runtime::{
+        Model,
+        compile::{SelftestReport, selftest},
+    },
 };
 use std::{path::PathBuf, sync::Arc};
 
@@ -27,7 +30,7 @@ pub(crate) struct SelftestArgs {
 }
 
 pub(crate) fn selftest(args: &SelftestArgs) -> anyhow::Result<()> {
-    let model = Model::load(Arc::new(packed(args.model.as_deref())?), Some(0))?;
+    let model = Model::load(Arc::new(packed(args.model.as_deref())?), Some(0), &ScheduleChoice::File)?;
     let limit = args.contexts.unwrap_or(usize::MAX);
     let reports = selftest::replay_all(&model, &args.dir, args.qnn_lib.as_deref(), limit)?;
     match args.format {

@@ -11,7 +11,7 @@ use coexec::{
     runtime::{
         compile::EstimateReport,
         options::MAX_CHUNK_LEN,
-        prefill::{Placement, PlanOptions, plan as planner, plan::StageCosts},
+        prefill::{MAX_CHUNKS_IN_FLIGHT, Placement, PlanOptions, plan as planner, plan::StageCosts},
     },
     scheduler::{
         Processor, SimulatedProfile, TimelineOptions, TraceMeta, bounds::lower_bound, simulate as run_virtual,
@@ -130,10 +130,10 @@ pub(crate) fn simulate(args: &SimulateArgs) -> anyhow::Result<()> {
         placement: Placement::Split,
         chunk_lens: chunk_len.clone(),
         schedule: vec![[treatment; 4]; config.num_hidden_layers as usize],
-        clipped: Vec::new(),
+        shadow_shares: Vec::new(),
         all_logits: false,
         cpu_workers: args.cpu_workers,
-        max_chunks_in_flight: 8,
+        max_chunks_in_flight: MAX_CHUNKS_IN_FLIGHT,
         costs: StageCosts {
             linears: estimates.as_ref().map(EstimateReport::linears).unwrap_or_default(),
             ..StageCosts::phone(device.clone())

@@ -16,7 +16,7 @@ use coexec::{
         eval::{Quality, Reference, Windows},
         import::ImportOptions,
         recipe::{self, Recipe},
-        schedule::{Bench, Phone, ScheduleOptions},
+        schedule::{Bench, Phone, ScheduleOptions, shadow_shares},
         study::{self, RankCorrelation},
         transform::{self, WatchedText},
     },
@@ -54,14 +54,11 @@ const RECIPES: [&str; 23] = [
     "smooth,q8,auto=1%",
     "q8,auto=1%",
 ];
-/// What stands before the tables.
-const HEAD: &str = "# Accuracy
-
-Made by `coexec eval sweep`; [recipes.md](recipes.md) says what the recipes are and what follows. Perplexity is against the float
+/// What stands before the tables, behind the texts.
+const HEAD: &str = "[recipes.md](recipes.md) says what the recipes are and what follows. Perplexity is against the float
 model over the same windows of 256 tokens, second half scored; divergence is the mean KL of the model's distribution from
 float's, with its standard error over windows; *shadow* is the float rows that stay in memory. `cpu:` is the CPU path, which is
 decode's; all others run prefill on the simulated NPU. Speeds are simulated.
-
 ";
 const PRUNING: &str = "
 ## Quality against pruning
@@ -76,10 +73,16 @@ const PRUNING: &str = "
 const IMPORTANCE: &str = "
 ## Does importance rank linears?
 
-Spearman's correlation, over linears, of an importance found on the calibration text with what leaving that linear's shadow out
-does on text that calibration has not seen; 95 % bootstrap intervals.
+Spearman's correlation, over linears, of an importance found on the calibration text's last windows with what leaving that
+linear's shadow out does on the text to measure on; 95 % bootstrap intervals.
 
 ";
+/// Windows that importance is estimated on.
+const ESTIMATE_WINDOWS: usize = 4;
+/// Windows that it is judged on.
+const TRUTH_WINDOWS: usize = 8;
+/// Longest line of the tables' text.
+const WIDTH: usize = 120;
 /// Shape whose simulated prefill speed is shown: the models that can be measured here are far too small for it.
 const SPEED_SHAPE: &str = "qwen1.5-1.8b";
 
@@ -145,6 +148,8 @@ struct Importance {
 
 #[derive(Debug, Default, Serialize)]
 struct Sweep {
+    /// Which texts were used for what.
+    texts: String,
     simulated: String,
     rows: Vec<Row>,
     pruned: Vec<Pruned>,
@@ -175,11 +180,14 @@ pub(crate) fn sweep(args: &SweepArgs, cancel: &CancelToken) -> anyhow::Result<()
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         sweeper.model(&name, &*source)?;
         if let Some(seed) = args.outliers {
-            let rare = transform::rare_neurons(&*source, &WatchedText::new(&sweeper.calibrate))?;
+            let (threads, cancel) = (args.threads, cancel.clone());
+            let watched = WatchedText { threads, cancel, ..WatchedText::new(&sweeper.calibrate) };
+            let rare = transform::rare_neurons(&*source, &watched)?;
             let loud = source::transform::outliers::with_outliers(&*source, seed, &rare)?;
             sweeper.model(&format!("{name} + outliers"), &loud)?;
         }
     }
+    sweeper.out.texts = args.describe_texts();
     let json = serde_json::to_string(&sweeper.out)?;
     write_file(&args.out.join("sweep.json"), |out| out.write_all(json.as_bytes()))?;
     let table = sweeper.out.markdown()?;
@@ -258,26 +266,24 @@ impl Sweeper<'_> {
         } else {
             let quality = bench.quality(ScheduleChoice::File, windows, reference)?;
             let schedule = calibration.schedule();
-            let bytes = shadow_bytes(&path, &calibration, &schedule)?;
-            (quality, Some(self.speed(&calibration, &schedule)?), bytes)
+            let bytes = calibration.hot_row_bytes(PackedFile::open(&path)?.config(), &schedule);
+            (quality, Some(self.speed(&path, &calibration, &schedule)?), bytes)
         };
         let (model, recipe) = (model.to_owned(), text.to_owned());
         Ok(Row { model, recipe, file_bytes, shadow_bytes, simulated_tokens_per_s: speed, quality })
     }
 
     /// Tokens per second of a prompt when every layer of the large shape runs as the layer of the same relative depth.
-    fn speed(&mut self, calibration: &Calibration, schedule: &Schedule) -> anyhow::Result<f64> {
+    fn speed(&mut self, path: &Path, calibration: &Calibration, schedule: &Schedule) -> anyhow::Result<f64> {
+        let shares = shadow_shares(PackedFile::open(path)?.config(), calibration, schedule);
         let config = random::named_config(SPEED_SHAPE)?;
         let layers = config.num_hidden_layers as usize;
         let from = |l: usize| l * calibration.layers.len() / layers;
-        let stretched = Calibration {
-            tokens: calibration.tokens,
-            layers: (0..layers).map(|l| calibration.layers[from(l)].clone()).collect(),
-        };
         let options = ScheduleOptions::default();
-        let phone = Phone::new(&config, &stretched, &options)?;
+        let phone = Phone::new(&config, &options)?;
         self.out.simulated = phone.source();
-        let ns = phone.time_ns(&(0..layers).map(|l| schedule[from(l)]).collect())?;
+        let stretched: Vec<[f32; 4]> = (0..layers).map(|l| shares[from(l)]).collect();
+        let ns = phone.time_ns(&(0..layers).map(|l| schedule[from(l)]).collect(), &stretched)?;
         Ok(options.prompt_len as f64 * 1e9 / ns.max(1) as f64)
     }
 
@@ -296,13 +302,15 @@ impl Sweeper<'_> {
         let mut calibration = calibration(&path)?;
         let layers = calibration.layers.len();
         let cpu = bench.cpu()?;
+        let config = cpu.model().config().clone();
         // The calibration text's end: the estimate has not seen the text it is judged on.
-        let seen = Windows::of_text(&cpu, &self.calibrate, windows.window_tokens(), 4)?;
+        let all = Windows::of_text(&cpu, &self.calibrate, windows.window_tokens(), usize::MAX)?;
+        let seen = all.part(all.len().saturating_sub(ESTIMATE_WINDOWS)..all.len());
         let seen_reference = seen.reference(&cpu, self.cancel)?;
         drop(cpu);
         let divergence = bench.divergence(layers, &seen, &seen_reference, &mut |_, _| {})?;
         let estimate: Vec<f64> = divergence.iter().flatten().map(|d| d.importance()).collect();
-        let unseen = windows.part(0..windows.len().min(8));
+        let unseen = windows.part(0..windows.len().min(TRUTH_WINDOWS));
         let truth = study::leave_one_out(&bench, layers, &unseen, reference, &mut |_, _| {})?;
         self.out.importance.push(Importance {
             model: model.to_owned(),
@@ -319,8 +327,8 @@ impl Sweeper<'_> {
             let point = Pruned {
                 model: model.to_owned(),
                 pruning_rate,
-                shadow_bytes: shadow_bytes(&path, &calibration, &schedule)?,
-                simulated_tokens_per_s: self.speed(&calibration, &schedule)?,
+                shadow_bytes: calibration.hot_row_bytes(&config, &schedule),
+                simulated_tokens_per_s: self.speed(&path, &calibration, &schedule)?,
                 quality,
             };
             self.out.pruned.push(point);
@@ -333,22 +341,9 @@ fn calibration(path: &Path) -> anyhow::Result<Calibration> {
     PackedFile::open(path)?.calibration().cloned().context("the model was imported with a calibration text")
 }
 
-/// Bytes of the hot rows of linears that have a shadow.
-fn shadow_bytes(path: &Path, calibration: &Calibration, schedule: &Schedule) -> anyhow::Result<u64> {
-    let config = PackedFile::open(path)?.config().clone();
-    let mut bytes = 0;
-    for (layer, treatments) in calibration.layers.iter().zip(schedule) {
-        for ((linear, treatment), kind) in layer.iter().zip(treatments).zip(coexec::model::LinearKind::ALL) {
-            let rows = if treatment.has_shadow() { linear.hot_channels.len() } else { 0 };
-            bytes += (rows * config.linear_shape(kind).0 * 2) as u64;
-        }
-    }
-    Ok(bytes)
-}
-
 impl Sweep {
     fn markdown(&self) -> Result<String, std::fmt::Error> {
-        let mut out = String::from(HEAD);
+        let mut out = format!("# Accuracy\n\n{}\n{HEAD}\n", wrapped(&self.texts));
         writeln!(
             out,
             "| model | recipe | perplexity | against float | divergence, nats | same top-1 | file KiB | shadow KiB | simulated tok/s |"
@@ -401,8 +396,39 @@ impl Sweep {
                 i.model, a.value, a.low, a.high, b.value, b.low, b.high
             )?;
         }
-        writeln!(out, "\nSimulated: the shape of {SPEED_SHAPE}, {}.", self.simulated)?;
+        let simulated = format!("Simulated: the shape of {SPEED_SHAPE}, {}.", self.simulated);
+        write!(out, "\n{}", wrapped(&simulated))?;
         Ok(out)
+    }
+}
+
+/// Lines of at most [`WIDTH`] characters, where words allow; each ends.
+fn wrapped(text: &str) -> String {
+    let (mut out, mut used) = (String::new(), 0);
+    for word in text.split_whitespace() {
+        let len = word.chars().count();
+        let fits = used + 1 + len <= WIDTH;
+        if used > 0 {
+            out.push(if fits { ' ' } else { '\n' });
+        }
+        used = if used > 0 && fits { used + 1 + len } else { len };
+        out.push_str(word);
+    }
+    out.push('\n');
+    out
+}
+
+impl SweepArgs {
+    fn describe_texts(&self) -> String {
+        let name = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        format!(
+            "Made by `coexec eval sweep`. Calibrated on the first {} tokens of `{}` (importance: on its last {ESTIMATE_WINDOWS} \
+             windows; `auto`: on its later half), measured on the first {} windows of `{}` (leaving one out: {TRUTH_WINDOWS}).",
+            ImportOptions::default().calibration_tokens,
+            name(&self.calibrate),
+            self.windows,
+            name(&self.text),
+        )
     }
 }
 
@@ -454,4 +480,18 @@ fn plot(path: &Path, axis: &str, points: &[Pruned], x: Axis) -> anyhow::Result<(
         .draw()
         .map_err(|e| broken(&e))?;
     root.present().map_err(|e| broken(&e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_wrapped_between_words() {
+        let long = "a word ".repeat(60) + &"x".repeat(200);
+        let text = wrapped(&long);
+        assert_eq!(text.split_whitespace().collect::<Vec<_>>(), long.split_whitespace().collect::<Vec<_>>());
+        assert!(text.lines().all(|line| line.len() <= WIDTH || !line.contains(' ')), "{text}");
+        assert_eq!(wrapped("one"), "one\n");
+    }
 }

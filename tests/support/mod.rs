@@ -7,12 +7,13 @@ use coexec::{
     model::{
         TokenId, WeightFormat,
         packed::PackedFile,
-        source::{self, ModelSource},
+        source::{self, ModelSource, transform::outliers::with_outliers},
     },
     runtime::{
         import::{ImportOptions, import},
         prefill::{LogitsWanted, PrefillOptions},
         recipe,
+        transform::{WatchedText, rare_neurons},
     },
 };
 use std::{
@@ -134,6 +135,16 @@ impl Packed {
     pub(crate) fn engine(&self, options: EngineOptions) -> Engine {
         Engine::new(PackedFile::open(&self.path).expect("our own file"), options).expect("our own file")
     }
+}
+
+/// Seed of [`outlier_version`].
+pub(crate) const OUTLIER_SEED: u64 = 5;
+
+/// The outlier version of a model; its rare neurons are found on `text`.
+pub(crate) fn outlier_version<'a>(source: &'a dyn ModelSource, text: &str) -> impl ModelSource + use<'a> {
+    let text = WatchedText { max_tokens: 1024, threads: 2, ..WatchedText::new(text) };
+    let rare = rare_neurons(source, &text).expect("rare neurons");
+    with_outliers(source, OUTLIER_SEED, &rare).expect("outliers")
 }
 
 /// Options for exactness: everything on the CPU in f32.

@@ -15,10 +15,9 @@ use std::{io, panic::resume_unwind, thread};
 /// The largest magnitude that a kind of tensor can hold.
 pub(super) fn largest(kind: TensorKind) -> f32 {
     match kind {
-        TensorKind::Panels { format: WeightFormat::F16 } | TensorKind::RowsF16 => f16::MAX.to_f32(),
-        // The extreme of a group is −8 times its f16 scale.
-        TensorKind::Panels { format: WeightFormat::Q4s } => f16::MAX.to_f32() * 8.0,
-        TensorKind::Panels { .. } | TensorKind::Vector => f32::MAX,
+        TensorKind::Panels { format } => format.largest(),
+        TensorKind::RowsF16 => WeightFormat::F16.largest(),
+        TensorKind::Vector => f32::MAX,
     }
 }
 

@@ -8,14 +8,13 @@ use half::f16;
 
 /// Where in a group's code range its extreme is put. Below 8 some codes stay free, above it the extreme is clipped; every
 /// code 1…8 has a multiple among the whole numbers, so that a group of few levels is met exactly.
-const EXTREME_CODES: [f32; 17] =
-    [4.0, 5.0, 5.5, 6.0, 6.5, 6.75, 7.0, 7.25, 7.5, 7.75, 8.0, 8.25, 8.5, 8.75, 9.0, 9.5, 10.0];
+const EXTREME_CODES: [f32; 8] = [4.0, 5.0, 6.0, 7.0, 7.5, 8.0, 8.5, 9.5];
 /// Channel scales of `q4` that are tried, relative to the one that lets the widest group reach ±7.5.
-const CHANNEL_RATIOS: [f32; 12] = [7.5 / 8.0, 1.0, 7.5 / 7.0, 0.7, 0.75, 0.8, 0.85, 0.875, 0.9, 0.96, 1.03, 1.11];
+const CHANNEL_RATIOS: [f32; 4] = [7.5 / 8.0, 1.0, 7.5 / 7.0, 0.8];
 /// Scales of `q8` that are tried, relative to the one of the largest magnitude.
 const Q8_RATIOS: [f32; 13] = [1.0, 0.99, 0.98, 0.96, 0.94, 0.92, 0.9, 0.86, 0.82, 0.78, 0.72, 0.66, 0.6];
 /// Rounds of "scale of least squares, new codes".
-const REFINEMENTS: usize = 4;
+const REFINEMENTS: usize = 2;
 
 /// At most a group of weights and how much they matter, padded with what matters nothing.
 #[derive(Clone, Copy)]
@@ -36,6 +35,7 @@ impl Group {
     }
 
     /// `Σ h (w − scale · q)²` with the nearest codes of `low … high`.
+    #[inline(always)]
     fn error(&self, scale: f32, low: f32, high: f32) -> f32 {
         let inverse = 1.0 / scale;
         let mut terms = [0.0f32; GROUP];
@@ -47,6 +47,7 @@ impl Group {
     }
 
     /// `Σ h w q` and `Σ h q²` with the nearest codes to `scale`.
+    #[inline(always)]
     fn moments(&self, scale: f32, low: f32, high: f32) -> (f32, f32) {
         let inverse = 1.0 / scale;
         let (mut wq, mut qq) = ([0.0f32; GROUP], [0.0f32; GROUP]);
@@ -90,7 +91,9 @@ pub(super) fn q4s_scale(group: &[f32], importance: Option<&[f32]>, plain: f16) -
     let extreme = absmax(group);
     let (mut best_gain, mut start) = (0.0f32, plain.to_f32());
     for at in EXTREME_CODES {
-        for s in [extreme / at, -extreme / at] {
+        // Where nothing is clipped, both signs are the same.
+        let signs: &[f32] = if at < 7.5 { &[1.0] } else { &[1.0, -1.0] };
+        for s in signs.iter().map(|sign| sign * extreme / at) {
             // What the scale of least squares for these codes would take from Σ h w².
             let (wq, qq) = g.moments(s, -8.0, 7.0);
             let gain = wq * wq / qq;
@@ -123,32 +126,29 @@ pub(super) fn q4s_scale(group: &[f32], importance: Option<&[f32]>, plain: f16) -
 /// Quantises a row to `q8`: the channel scale may clip the largest weights where that pays.
 #[must_use]
 pub fn q8_row_mse(row: &[f32], importance: Option<&[f32]>) -> Q8Row {
-    let plain = q8_row(row);
-    if plain.scale == 0.0 {
-        return plain;
+    let plain = absmax(row) / 127.0;
+    if !(plain.is_finite() && plain >= f32::MIN_POSITIVE) {
+        return q8_row(row);
     }
     let groups = groups(row, importance);
-    let error = |s: f32| groups.iter().map(|g| f64::from(g.error(s, -127.0, 127.0))).sum::<f64>();
-    let (mut best, mut best_error) = (plain.scale, error(plain.scale));
-    let mut consider = |s: f32| {
-        let e = if s.is_finite() && s >= f32::MIN_POSITIVE { error(s) } else { f64::INFINITY };
-        let better = e < best_error;
-        if better {
-            (best, best_error) = (s, e);
-        }
-        (better, best)
+    // The error, or `None` as soon as it is beyond `limit`.
+    let error = |s: f32, limit: f64| {
+        let usable = s.is_finite() && s >= f32::MIN_POSITIVE;
+        usable.then(|| sum_below(groups.iter().map(|g| g.error(s, -127.0, 127.0)), limit)).flatten()
     };
-    let mut at = plain.scale;
+    let (mut best, mut best_error) = (plain, f64::INFINITY);
     for ratio in Q8_RATIOS {
-        at = consider(plain.scale * ratio).1;
+        if let Some(e) = error(plain * ratio, best_error).filter(|e| *e < best_error) {
+            (best, best_error) = (plain * ratio, e);
+        }
     }
     for _ in 0..REFINEMENTS {
-        let (wq, qq) = sums(groups.iter().map(|g| g.moments(at, -127.0, 127.0)));
-        let (better, best) = consider((wq / qq) as f32);
-        if !better {
-            break;
+        let (wq, qq) = sums(groups.iter().map(|g| g.moments(best, -127.0, 127.0)));
+        let scale = (wq / qq) as f32;
+        match error(scale, best_error) {
+            Some(e) if e < best_error => (best, best_error) = (scale, e),
+            _ => break,
         }
-        at = best;
     }
     Q8Row { scale: best, codes: row.iter().map(|v| code(v / best, -127.0, 127.0)).collect() }
 }
@@ -156,56 +156,47 @@ pub fn q8_row_mse(row: &[f32], importance: Option<&[f32]>) -> Q8Row {
 /// Quantises a row to `q4`: channel scale and group scales together.
 #[must_use]
 pub fn q4_row_mse(row: &[f32], importance: Option<&[f32]>) -> Q4Row {
-    let plain = q4_row(row);
-    if plain.scale == 0.0 {
-        return plain;
+    let plain = absmax(row) / (7.5 * 15.0);
+    if !(plain.is_finite() && plain >= f32::MIN_POSITIVE) {
+        return q4_row(row);
     }
     let groups = groups(row, importance);
     let maxima: Vec<f32> = row.chunks(GROUP).map(absmax).collect();
-    let total = |scale: f32, group_scales: &[u8]| {
-        let error = |(g, s): (&Group, &u8)| f64::from(g.error(scale * f32::from(*s), -8.0, 7.0));
-        groups.iter().zip(group_scales).map(error).sum::<f64>()
-    };
-    let mut best_error = total(plain.scale, &plain.group_scales);
-    let (mut best, mut group_scales) = (plain.scale, plain.group_scales);
-    let mut consider = |scale: f32| {
-        if !(scale.is_finite() && scale >= f32::MIN_POSITIVE) {
-            return None;
-        }
-        let (mut error, mut chosen) = (0.0f64, Vec::with_capacity(groups.len()));
-        for (group, max) in groups.iter().zip(&maxima) {
+    // Error, channel scale and group scales, where they beat `limit`.
+    let better = |scale: f32, limit: f64| {
+        let mut group_scales = Vec::with_capacity(groups.len());
+        let errors = groups.iter().zip(&maxima).map(|(group, max)| {
             let (e, s) = best_group_scale(group, scale, *max);
-            error += f64::from(e);
-            chosen.push(s);
-        }
-        (error < best_error).then(|| {
-            (best_error, best) = (error, scale);
-            group_scales.clone_from(&chosen);
-            (scale, chosen)
-        })
+            group_scales.push(s);
+            e
+        });
+        let usable = scale.is_finite() && scale >= f32::MIN_POSITIVE;
+        let error = if usable { sum_below(errors, limit)? } else { return None };
+        (error < limit).then_some((error, scale, group_scales))
     };
-    let mut found = None;
+    let mut best: Option<(f64, f32, Vec<u8>)> = None;
     for ratio in CHANNEL_RATIOS {
-        found = consider(absmax(row) / (7.5 * 15.0) * ratio).or(found);
+        let limit = best.as_ref().map_or(f64::INFINITY, |(error, ..)| *error);
+        best = better(plain * ratio, limit).or(best);
     }
-    // Where no ratio beats the plain choice, its own scales are refined.
-    let mut at = found.unwrap_or_else(|| (plain.scale, q4_row(row).group_scales));
+    let Some(mut best) = best else { return q4_row(row) };
     for _ in 0..REFINEMENTS {
-        let (wq, qq) = sums(groups.iter().zip(&at.1).map(|(g, s)| {
+        let (wq, qq) = sums(groups.iter().zip(&best.2).map(|(g, s)| {
             let s = f32::from(*s);
-            let (wq, qq) = g.moments(at.0 * s, -8.0, 7.0);
+            let (wq, qq) = g.moments(best.1 * s, -8.0, 7.0);
             (wq * s, qq * s * s)
         }));
-        match consider((wq / qq) as f32) {
-            Some(better) => at = better,
+        match better((wq / qq) as f32, best.0) {
+            Some(found) => best = found,
             None => break,
         }
     }
+    let (_, scale, group_scales) = best;
     let codes = row.chunks(GROUP).zip(&group_scales).flat_map(|(group, g)| {
-        let s = best * f32::from(*g);
+        let s = scale * f32::from(*g);
         group.iter().map(move |v| code(v / s, -8.0, 7.0))
     });
-    Q4Row { scale: best, codes: codes.collect(), group_scales: group_scales.clone() }
+    Q4Row { scale, codes: codes.collect(), group_scales: group_scales.clone() }
 }
 
 /// Error and group scale 1…15 of the least error under a channel scale.
@@ -213,8 +204,16 @@ fn best_group_scale(group: &Group, scale: f32, max: f32) -> (f32, u8) {
     // Below 56 % of what puts the extreme at code 7, too much is clipped to win; above that codes only get coarser.
     let wish = max / scale / 7.0;
     let (low, high) = ((wish * 0.56).floor().clamp(1.0, 15.0) as u8, (wish * 0.9999).ceil().clamp(1.0, 15.0) as u8);
-    let errors = (low..=high).map(|s| (group.error(scale * f32::from(s), -8.0, 7.0), s));
-    errors.min_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((0.0, 1))
+    let (mut best, mut best_scale) = (f32::INFINITY, 1);
+    for s in (low..=high).rev() {
+        let e = group.error(scale * f32::from(s), -8.0, 7.0);
+        if e <= best {
+            (best, best_scale) = (e, s);
+        } else if e > 2.0 * best {
+            break;
+        }
+    }
+    (best, best_scale)
 }
 
 /// The group scale 1…15 of the least error for a group under a channel scale.
@@ -224,6 +223,11 @@ pub(super) fn q4_group_scale(group: &[f32], importance: &[f32], scale: f32) -> u
 
 fn groups(row: &[f32], importance: Option<&[f32]>) -> Vec<Group> {
     row.chunks(GROUP).enumerate().map(|(g, w)| Group::new(w, importance.map(|h| &h[g * GROUP..]))).collect()
+}
+
+/// The sum of what is not negative; `None` as soon as it is beyond `limit`.
+fn sum_below(mut terms: impl Iterator<Item = f32>, limit: f64) -> Option<f64> {
+    terms.try_fold(0.0, |sum, term| Some(sum + f64::from(term)).filter(|sum| *sum <= limit))
 }
 
 fn sums(moments: impl Iterator<Item = (f32, f32)>) -> (f64, f64) {

@@ -114,8 +114,8 @@ impl QnnBackend {
                 return Err(RuntimeError::Compiled { path: dir.clone(), reason });
             }
             if o.schedule != model.own_schedule() {
-                let reason = "was made for another schedule of u8, shadow and u16; leave --activations, --shadow and --prune \
-                    out, or leave --npu-dir out so that graphs are made";
+                let reason = "was made for another schedule of u8, shadow and u16; leave --activations and --prune out, \
+                    or leave --npu-dir out so that graphs are made";
                 return Err(RuntimeError::Compiled { path: dir.clone(), reason: reason.to_owned() });
             }
             let missing = chunk_lens.iter().find(|c| !compiled.options.chunk_lens.contains(c));

@@ -118,7 +118,7 @@ mod tests {
         let options = ImportOptions { weights: WeightFormat::Q8, ..ImportOptions::default() };
         import(&*source, &path, &options, &mut |_| {}).expect("import");
         let file = PackedFile::open(&path).expect("our own file");
-        let model = Model::load(Arc::new(file), None).expect("our own file");
+        let model = Model::load(Arc::new(file), None, &crate::ScheduleChoice::File).expect("our own file");
         let weights = ModelWeights::new(&model);
         for tensor in [LayerTensor::AttnNorm, LayerTensor::QkvBias].map(|t| TensorName::Layer(LayerIdx(1), t)) {
             let (mut want, mut out) = (Vec::new(), vec![9.0]);

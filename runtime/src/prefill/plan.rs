@@ -23,6 +23,9 @@ pub enum Placement {
     Cpu,
 }
 
+/// Chunks whose activations may be in memory at once, in an engine and on a simulated phone.
+pub const MAX_CHUNKS_IN_FLIGHT: usize = 8;
+
 impl Placement {
     /// `split` or `cpu`.
     #[must_use]
@@ -120,9 +123,9 @@ impl StageCosts {
     pub const CPU_SOURCE: &'static str = "CPU: llm.npu Table 3 (INT8 64x2048x2048 in 4.2 ms, taken as 4 workers) and 1 ns per \
          float and worker, which gives the paper's CPU time of half the NPU's at prompt 256";
 
-    /// Time of a linear in u16 over that in u8. Qualcomm's compiler estimates 1.1 to 1.7 for one of 2048×2048 at 32 to 512 rows
-    /// (`npu-graphs/src/profile/timing.rs`), 1.06 to 1.39 for whole models (docs/qnn.md); this is taken between.
-    pub const WIDE_TIMES: f64 = 1.45;
+    /// Time of a linear in u16 over that in u8: the mean of what Qualcomm's compiler estimates for all linears of three models
+    /// at 256 rows, 16.4/11.8, 39.1/30.9 and 85.5/69.2 ms (docs/qnn.md, placement `split`). At 128 rows it is 1.06 to 1.27.
+    pub const WIDE_TIMES: f64 = 1.3;
 
     /// Costs of a phone: the NPU by `npu`'s timing model, the CPU by [`Self::CPU_SOURCE`].
     #[must_use]
@@ -160,8 +163,9 @@ pub struct PlanOptions {
     pub chunk_lens: Vec<usize>,
     /// Per layer and linear: how it runs on the NPU.
     pub schedule: Schedule,
-    /// Per layer and linear: share of the input that shadow is expected to correct; where missing, that of the costs.
-    pub clipped: Vec<[f32; 4]>,
+    /// Per layer and linear: share of the input that the CPU is expected to compute beside the NPU; where missing, that of the
+    /// costs.
+    pub shadow_shares: Vec<[f32; 4]>,
     /// Whether every position's logits are wanted, not only the last one's.
     pub all_logits: bool,
     /// CPU workers.
@@ -260,9 +264,9 @@ impl Builder<'_> {
             }
             Stage::Shadow(kind) => {
                 let (n, k) = shape(kind);
-                let clipped =
-                    self.options.clipped.get(layer).map_or(costs.clipped_share, |l| f64::from(l[kind.index()]));
-                m * k * clipped * n * costs.cpu_ns_per_mac + elems(n / 16.0)
+                let shares = self.options.shadow_shares.get(layer);
+                let share = shares.map_or(costs.clipped_share, |l| f64::from(l[kind.index()]));
+                m * k * share * n * costs.cpu_ns_per_mac + elems(n / 16.0)
             }
             Stage::Out => {
                 let last = layer + 1 == config.num_hidden_layers as usize;

@@ -48,7 +48,7 @@ pub struct PrefillOutput {
     pub report: RunReport,
     /// What shadow did.
     pub shadow: ShadowWork,
-    /// NPU outputs that had saturated and were computed again.
+    /// NPU outputs that had saturated. Those of linears with shadow were computed again, others stay as they are.
     pub saturated: u64,
     /// Work that ran elsewhere than planned, and why.
     pub ran_elsewhere: Vec<String>,
@@ -302,9 +302,7 @@ impl Execution<'_> {
             }
             padding.fill(128);
         }
-        if treatment.has_shadow() {
-            self.shadow.linear(&shadow.residuals, k);
-        }
+        self.shadow.clipped(&shadow.residuals, treatment.has_shadow());
         Ok(())
     }
 

@@ -14,6 +14,8 @@ use std::{
 pub struct ShadowWork {
     /// Activations that were corrected.
     pub corrected: u64,
+    /// Activations of linears without shadow that their codes clipped: nobody put back what was lost.
+    pub uncorrected: u64,
     /// Input channels that were read for it, counted once per linear and chunk.
     pub channels: u64,
     /// Bytes of float rows in memory that were read.
@@ -30,23 +32,22 @@ pub struct ShadowWork {
 #[derive(Debug, Default)]
 pub(crate) struct ShadowCounters {
     corrected: AtomicU64,
+    uncorrected: AtomicU64,
     channels: AtomicU64,
     hot_bytes: AtomicU64,
     cold_bytes: AtomicU64,
 }
 
 impl ShadowCounters {
-    /// A linear of a chunk: its residuals, over `k` input channels.
-    pub(crate) fn linear(&self, residuals: &Residuals, k: usize) {
-        let mut seen = vec![false; k];
-        let mut channels = 0;
-        for channel in &residuals.channel {
-            if let Some(seen) = seen.get_mut(*channel as usize) {
-                channels += u64::from(!std::mem::replace(seen, true));
-            }
-        }
-        self.corrected.fetch_add(residuals.len() as u64, Ordering::Relaxed);
-        self.channels.fetch_add(channels, Ordering::Relaxed);
+    /// What codes of a linear's input clipped, and whether it has a shadow.
+    pub(crate) fn clipped(&self, residuals: &Residuals, has_shadow: bool) {
+        let count = if has_shadow { &self.corrected } else { &self.uncorrected };
+        count.fetch_add(residuals.len() as u64, Ordering::Relaxed);
+    }
+
+    /// Channels of a linear that are read for all tokens of a chunk.
+    pub(crate) fn channels(&self, channels: usize) {
+        self.channels.fetch_add(channels as u64, Ordering::Relaxed);
     }
 
     /// Rows that were read.
@@ -60,6 +61,7 @@ impl ShadowCounters {
         let (time_ns, npu_stall_ns) = times(plan, report);
         ShadowWork {
             corrected: self.corrected.into_inner(),
+            uncorrected: self.uncorrected.into_inner(),
             channels: self.channels.into_inner(),
             hot_bytes: self.hot_bytes.into_inner(),
             cold_bytes: self.cold_bytes.into_inner(),
@@ -98,7 +100,29 @@ fn times(plan: &PrefillPlan, report: &RunReport) -> (u64, u64) {
             _ => merged.push((from, to)),
         }
     }
-    let overlap = |from: u64, to: u64| merged.iter().map(|w| w.1.min(to).saturating_sub(w.0.max(from))).sum::<u64>();
-    let stall_ns = report.idle_gaps(Processor::Npu).iter().map(|gap| overlap(gap.start_ns, gap.end_ns)).sum();
-    (time_ns, stall_ns)
+    let gaps: Vec<(u64, u64)> = report.idle_gaps(Processor::Npu).iter().map(|gap| (gap.start_ns, gap.end_ns)).collect();
+    (time_ns, overlap(&gaps, &merged))
+}
+
+/// Time that is in spans of both lists; each list is in order and its spans do not meet.
+fn overlap(a: &[(u64, u64)], b: &[(u64, u64)]) -> u64 {
+    let (mut i, mut j, mut sum) = (0, 0, 0);
+    while let (Some(a), Some(b)) = (a.get(i), b.get(j)) {
+        sum += a.1.min(b.1).saturating_sub(a.0.max(b.0));
+        // The one that ends first meets nothing further on.
+        if a.1 < b.1 { i += 1 } else { j += 1 }
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::overlap;
+
+    #[test]
+    fn overlaps_are_counted_once() {
+        let (a, b) = ([(0, 10), (20, 30), (40, 50)], [(5, 25), (26, 28), (45, 60), (70, 80)]);
+        assert_eq!((overlap(&a, &b), overlap(&b, &a)), (5 + 5 + 2 + 5, 17));
+        assert_eq!((overlap(&a, &[]), overlap(&a, &a), overlap(&[(10, 20)], &a)), (0, 30, 0));
+    }
 }
