@@ -87,15 +87,32 @@ impl Residuals {
 
     /// Quantises a row to little-endian u16 codes and adds what clipping took.
     fn find_u16(&mut self, x: &[f32], scale: f32, codes: &mut [u8]) {
-        for (i, (v, code)) in x.iter().zip(codes.chunks_exact_mut(2)).enumerate() {
-            // Clamped first, so that adding 1.5 · 2²³ rounds to the nearest even integer and nothing overflows. A NaN becomes 0.
+        const LOOK: usize = 64;
+        /// 1.5 · 2²³: what is added to it is rounded to the nearest even integer, which its lowest bits then are.
+        const ROUND: f32 = 12_582_912.0;
+        // In steps, before and after clipping. Clamped first, so that nothing overflows; a NaN becomes 0.
+        let steps = |v: f32| {
             let steps = (v / scale).clamp(-40_000.0, 40_000.0);
-            let steps = if steps.is_nan() { 0.0 } else { (steps + 12_582_912.0) - 12_582_912.0 };
-            let clipped = steps.clamp(-32_768.0, 32_767.0);
-            code.copy_from_slice(&((clipped as i32 + 32_768) as u16).to_le_bytes());
-            if clipped != steps || v.is_nan() {
-                self.channel.push(i as u32);
-                self.value.push((-scale).mul_add(clipped, *v));
+            let steps = (if steps.is_nan() { 0.0 } else { steps } + ROUND) - ROUND;
+            (steps, steps.clamp(-32_768.0, 32_767.0))
+        };
+        for (first, (x, codes)) in x.chunks(LOOK).zip(codes.chunks_mut(2 * LOOK)).enumerate() {
+            let mut any = false;
+            for (v, code) in x.iter().zip(codes.as_chunks_mut::<2>().0) {
+                let (steps, clipped) = steps(*v);
+                any |= (clipped != steps) | v.is_nan();
+                let bits = (clipped + ROUND).to_bits().wrapping_sub(ROUND.to_bits());
+                *code = (bits.wrapping_add(32_768) as u16).to_le_bytes();
+            }
+            if !any {
+                continue;
+            }
+            for (i, v) in x.iter().enumerate() {
+                let (steps, clipped) = steps(*v);
+                if clipped != steps || v.is_nan() {
+                    self.channel.push((first * LOOK + i) as u32);
+                    self.value.push((-scale).mul_add(clipped, *v));
+                }
             }
         }
     }

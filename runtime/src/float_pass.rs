@@ -102,6 +102,19 @@ impl FloatTensor {
         Ok(coexec_cpu::linear(ctx, &panels, x, m, y, scratch)?)
     }
 
+    /// Largest magnitude per input channel, `[k]`.
+    #[must_use]
+    pub fn channel_maxima(&self) -> Vec<f32> {
+        let mut maxima = vec![0.0f32; self.k];
+        for panel in self.bytes.chunks_exact(layout::panel_layout(Self::FORMAT, self.k).bytes.max(1)) {
+            let panel = layout::Panel::new(Self::FORMAT, self.k, panel);
+            // Rows that fill up the last panel are zeros.
+            let largest = |k| panel.column(k).iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            maxima.iter_mut().enumerate().for_each(|(k, m)| *m = m.max(largest(k)));
+        }
+        maxima
+    }
+
     /// Appends input channel `k` of every row, `[n]`, to `out`.
     pub fn channel(&self, k: usize, out: &mut Vec<f32>) {
         let bytes = layout::panel_layout(Self::FORMAT, self.k).bytes;

@@ -2,10 +2,11 @@
 
 use crate::{
     RuntimeError,
-    float_pass::{FloatPass, WatchedLinear, Watcher, block_rows, shape},
+    calibrate::quantile,
+    float_pass::{FloatPass, WatchedLinear, Watcher},
 };
 use coexec_model::{
-    DecoderConfig, LayerIdx, LinearKind, TensorName,
+    DecoderConfig, LayerIdx, LinearKind,
     source::{
         ModelSource,
         transform::{
@@ -62,52 +63,34 @@ pub fn smooth(source: &dyn ModelSource, text: &WatchedText<'_>, alpha: f32) -> R
     let mut scales = ChannelScales::none(&config);
     let mut pass = text.pass(source)?;
     for (l, layer) in scales.layers.iter_mut().enumerate() {
-        let idx = LayerIdx(l as u32);
-        let mut maxima = Maxima { config: &config, of: [const { Vec::new() }; 4] };
-        pass.layer(idx, &mut maxima)?;
-        for kind in LinearKind::ALL {
-            let weights = weight_maxima(source, TensorName::Layer(idx, kind.tensor()), &text.cancel)?;
-            let weights = by_scale(&config, kind, &weights);
-            layer[kind.index()] = Some(smoothing(&maxima.of[kind.index()], &weights, alpha));
-        }
+        pass.layer(LayerIdx(l as u32), &mut Smooth { config: &config, alpha, layer })?;
     }
     Ok(scales)
 }
 
-/// Largest |input| per scale of each linear of a layer.
-struct Maxima<'a> {
+/// Finds the scales of each linear of a layer.
+struct Smooth<'a> {
     config: &'a DecoderConfig,
-    of: [Vec<f32>; 4],
+    alpha: f32,
+    layer: &'a mut [Option<Vec<f32>>; 4],
 }
 
-impl Watcher for Maxima<'_> {
-    fn linear(&mut self, linear: WatchedLinear<'_>) -> Result<(), RuntimeError> {
-        let maxima = column_maxima(linear.input, linear.weights.k, vec![0.0; linear.weights.k]);
-        self.of[linear.kind.index()] = by_scale(self.config, linear.kind, &maxima);
+impl Watcher for Smooth<'_> {
+    fn linear(&mut self, l: WatchedLinear<'_>) -> Result<(), RuntimeError> {
+        let inputs = by_scale(self.config, l.kind, &column_maxima(l.input, l.weights.k));
+        let weights = by_scale(self.config, l.kind, &l.weights.channel_maxima());
+        self.layer[l.kind.index()] = Some(smoothing(&inputs, &weights, self.alpha));
         Ok(())
     }
 }
 
-/// Largest |value| per column of rows of `k`, and of what was seen before.
-fn column_maxima(rows: &[f32], k: usize, mut maxima: Vec<f32>) -> Vec<f32> {
+/// Largest |value| per column of rows of `k`.
+fn column_maxima(rows: &[f32], k: usize) -> Vec<f32> {
+    let mut maxima = vec![0.0f32; k];
     for row in rows.chunks_exact(k.max(1)) {
         maxima.iter_mut().zip(row).for_each(|(m, v)| *m = m.max(v.abs()));
     }
     maxima
-}
-
-/// Largest |weight| per input channel of a linear, read block by block.
-fn weight_maxima(source: &dyn ModelSource, name: TensorName, cancel: &CancelToken) -> Result<Vec<f32>, RuntimeError> {
-    let (n, k) = shape(source, name)?;
-    let (mut maxima, mut rows) = (vec![0.0; k], Vec::new());
-    for first in (0..n).step_by(block_rows(k)) {
-        if cancel.is_cancelled() {
-            return Err(RuntimeError::Cancelled);
-        }
-        source.read_rows(name, first..n.min(first + block_rows(k)), &mut rows)?;
-        maxima = column_maxima(&rows, k, maxima);
-    }
-    Ok(maxima)
 }
 
 /// Largest value among the input channels that share a scale.
@@ -167,14 +150,14 @@ impl Watcher for Rare {
             return Ok(());
         }
         let (k, mut all) = (linear.weights.k, linear.input.iter().map(|v| v.abs()).collect::<Vec<_>>());
-        let large = above(&mut all, LARGE);
+        let large = quantile(&mut all, LARGE);
         // How far a neuron's few largest values stand above its others, and how large they are.
         let mut peaks: Vec<(f32, f32, usize)> = Vec::with_capacity(k);
         let mut column = Vec::new();
         for neuron in 0..k {
             column.clear();
             column.extend(linear.input.iter().skip(neuron).step_by(k).map(|v| v.abs()));
-            let (peak, rest) = (above(&mut column, RARE_TOKENS / 4.0), above(&mut column, RARE_TOKENS));
+            let (peak, rest) = (quantile(&mut column, RARE_TOKENS / 4.0), quantile(&mut column, RARE_TOKENS));
             if rest.is_normal() && peak.is_normal() {
                 peaks.push((peak / rest, peak, neuron));
             }
@@ -185,13 +168,6 @@ impl Watcher for Rare {
         self.layers.push(rare.collect());
         Ok(())
     }
-}
-
-/// The value that a share of `values` is above. `values` is reordered.
-fn above(values: &mut [f32], share: f64) -> f32 {
-    let Some(last) = values.len().checked_sub(1) else { return 0.0 };
-    let at = last - ((values.len() as f64 * share) as usize).min(last);
-    *values.select_nth_unstable_by(at, f32::total_cmp).1
 }
 
 #[cfg(test)]
@@ -210,12 +186,5 @@ mod tests {
         assert_eq!(half[4], 1.0, "a silent channel");
         let all = smoothing(&inputs, &weights, 1.0);
         assert!((all[1] / all[0] - 64.0).abs() < 1e-3 && all[2] == all[0], "{all:?}");
-    }
-
-    #[test]
-    fn quantiles_from_above() {
-        let mut values: Vec<f32> = (0..1000).rev().map(|v| v as f32).collect();
-        assert_eq!((above(&mut values, 0.0), above(&mut values, 0.1)), (999.0, 899.0));
-        assert_eq!((above(&mut [], 0.5), above(&mut [3.0], 1.0)), (0.0, 3.0));
     }
 }
