@@ -81,7 +81,9 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<()> {
         println!("  {processor} {stage:<16} {count}");
     }
     if let Some(calibration) = engine.model().calibration() {
-        println!("\nhow linears run (with importance: what the model's quality loses without shadow)");
+        println!(
+            "\nhow linears run (with importance: `coexec schedule`'s divergence without shadow; before it, the input energy that clipping takes)"
+        );
         for l in 0..config.num_hidden_layers {
             let cells: Vec<String> = LinearKind::ALL
                 .iter()

@@ -88,15 +88,16 @@ fn print(d: &Decision) {
         println!("  L{l:<3} {}", cells.collect::<Vec<_>>().join("  "));
     }
     println!(
-        "\n{:<28} {:>4} {:>9} {:>4} {:>22} {:>11} {:>13}",
-        "schedule", "u8", "u8+shadow", "u16", "divergence", "perplexity", "simulated ms"
+        "\n{:<28} {:>4} {:>9} {:>8} {:>4} {:>22} {:>11} {:>13}",
+        "schedule", "u8", "u8+shadow", "u8+float", "u16", "divergence", "perplexity", "simulated ms"
     );
     for (i, c) in d.candidates.iter().enumerate() {
         println!(
-            "{:<28} {:>4} {:>9} {:>4} {:>12.5} ± {:.5} {:>+9.2} % {:>13.2}{}",
+            "{:<28} {:>4} {:>9} {:>8} {:>4} {:>12.5} ± {:.5} {:>+9.2} % {:>13.2}{}",
             c.name,
             c.count(Treatment::Plain),
             c.count(Treatment::Shadow),
+            c.count(Treatment::Split),
             c.count(Treatment::Wide),
             c.kl,
             c.kl_std_error,
@@ -106,7 +107,7 @@ fn print(d: &Decision) {
         );
     }
     if !d.kept {
-        println!("no schedule keeps the target on text that the choice has not seen: this one comes nearest");
+        println!("no schedule keeps the target on the windows that they were checked on: this one comes nearest");
     }
     println!("simulated: {}", d.simulated);
 }

@@ -63,12 +63,6 @@ impl Feedback {
         weights.iter().all(|w| w.is_finite()).then_some(Self { k, ratios, weights, importance })
     }
 
-    /// Inputs per row.
-    #[must_use]
-    pub fn inputs(&self) -> usize {
-        self.k
-    }
-
     /// `R_ij / R_jj` and `R_jj²`.
     #[cfg(test)]
     pub(super) fn factor(&self, i: usize, j: usize) -> (f32, f32) {

@@ -74,11 +74,14 @@ fn error(format: WeightFormat, quantizer: Quantizer, row: &[f32], h: &[f32]) -> 
 
 #[test]
 fn the_search_beats_absmax_on_gaussian_and_heavy_tailed_rows() {
-    for (name, row) in [("gaussian", gaussian(2048, 3)), ("heavy", heavy(2048, 4))] {
-        let h = vec![1.0; row.len()];
+    // Several rows: by how much a single one gains is chance.
+    const N: usize = 16;
+    const K: usize = 2048;
+    for (name, rows) in [("gaussian", gaussian(N * K, 3)), ("heavy", heavy(N * K, 4))] {
+        let h = [1.0; K];
         for (format, most) in FORMATS.into_iter().zip([1.0, 0.995, 0.95]) {
-            let (plain, searched) =
-                (error(format, Quantizer::Absmax, &row, &h), error(format, Quantizer::Mse, &row, &h));
+            let all = |quantizer| rows.chunks(K).map(|row| error(format, quantizer, row, &h)).sum::<f64>();
+            let (plain, searched) = (all(Quantizer::Absmax), all(Quantizer::Mse));
             assert!(searched <= most * plain, "{name} {format}: {searched} of {plain}");
         }
     }
@@ -243,7 +246,6 @@ fn feedback_of_odd_inputs() {
         assert!(one.quantize(format, &mut row.clone())[0].fits(40));
         assert!(one.quantize(format, &mut [0.0; 40])[0].fits(40));
     }
-    assert_eq!(one.inputs(), 40);
     assert!(Feedback::new(&[], 0, 0.01, &serial).is_none());
     assert!(Feedback::new(&[1.0; 5], 2, 0.01, &serial).is_none());
     assert!(Feedback::new(&[f32::NAN; 4], 2, 0.01, &serial).is_none());

@@ -61,21 +61,6 @@ impl ChannelScales {
         self.layers.get(layer)?[kind.index()].as_deref()
     }
 
-    /// Both scales, one after the other.
-    #[must_use]
-    pub fn then(mut self, next: &Self) -> Self {
-        for (mine, next) in self.layers.iter_mut().zip(&next.layers) {
-            for (mine, next) in mine.iter_mut().zip(next) {
-                match (mine, next) {
-                    (Some(mine), Some(next)) => mine.iter_mut().zip(next).for_each(|(a, b)| *a *= b),
-                    (mine @ None, next) => mine.clone_from(next),
-                    (Some(_), None) => {}
-                }
-            }
-        }
-        self
-    }
-
     /// Checks numbers and values against a model.
     fn check(&self, config: &DecoderConfig) -> Result<(), SourceError> {
         let refuse = |reason| Err(SourceError::Transform { transform: "channel scales", reason });
