@@ -34,6 +34,7 @@ fn fails(args: &[&str], words: &[&str]) {
     assert_eq!(out.status.code(), Some(1), "{args:?}: {stderr}");
     assert_eq!(stderr.lines().filter(|l| !l.is_empty()).count(), 1, "{args:?}: one line, not {stderr}");
     assert!(stderr.starts_with("error: "), "{stderr}");
+    assert!(stderr.matches("os error").count() <= 1, "the cause is said twice: {stderr}");
     for word in words {
         assert!(stderr.contains(word), "{args:?}: `{word}` is not in {stderr}");
     }

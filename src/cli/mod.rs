@@ -20,7 +20,7 @@ mod sweep;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use coexec::{CancelToken, RuntimeError};
+use coexec::{CancelToken, RuntimeError, runtime::error::chain};
 use std::{io::IsTerminal as _, process::ExitCode};
 
 /// What is logged without --log. Errors of Qualcomm's library are quoted in ours, so its own lines stay out.
@@ -136,8 +136,7 @@ fn report(e: &anyhow::Error) -> ExitCode {
         eprintln!("cancelled");
         return ExitCode::from(130);
     }
-    // `{:#}` is the whole chain on one line.
-    eprintln!("error: {}", format!("{e:#}").replace('\n', " "));
+    eprintln!("error: {}", chain(e.as_ref()));
     ExitCode::FAILURE
 }
 
