@@ -130,8 +130,7 @@ impl<R: GraphRunner> Queue<R> {
         let index = graph.0 as usize;
         let spec = shared.runner.spec().graphs.get(index);
         let spec = spec.ok_or_else(|| NpuError::UnknownGraph { context: context(), id: graph.0 })?;
-        let inputs = bind(&spec.name, "input", &spec.inputs, &bindings.inputs, NpuBuffer::read)?;
-        let outputs = bind(&spec.name, "output", &spec.outputs, &bindings.outputs, NpuBuffer::write)?;
+        // Before buffers are looked at: graphs that a lost device ran may still hold theirs.
         let mut state = shared.state.lock();
         if let Some(reason) = shared.runner.lost() {
             shared.die(&mut state, &reason);
@@ -139,6 +138,8 @@ impl<R: GraphRunner> Queue<R> {
         if let Some(reason) = &state.dead {
             return Err(shared.lost(reason));
         }
+        let inputs = bind(&spec.name, "input", &spec.inputs, &bindings.inputs, NpuBuffer::read)?;
+        let outputs = bind(&spec.name, "output", &spec.outputs, &bindings.outputs, NpuBuffer::write)?;
         let depth = shared.runner.profile().max_in_flight;
         if state.in_flight.len() >= depth {
             return Err(NpuError::QueueFull { context: context(), depth });
