@@ -96,7 +96,7 @@ fn check(subject: &Subject, case: &Case) {
 #[test]
 fn every_kind_and_edge_size() {
     for subject in devices() {
-        let mut rng = Rng(1);
+        let mut rng = Rng::new(1);
         let mut number = 0;
         for (dtype, encoding) in KINDS {
             let ks: &[usize] = match encoding {
@@ -122,7 +122,7 @@ fn every_kind_and_edge_size() {
 #[test]
 fn every_zero_point() {
     for subject in devices() {
-        let mut rng = Rng(2);
+        let mut rng = Rng::new(2);
         for (zero_in, zero_out) in [(0, 0), (255, 255), (0, 255), (1, 77), (128, 0), (200, 128)] {
             for encoding in [WeightEncoding::PerChannelI8, WeightEncoding::BlockExpansion32] {
                 let mut case = Case::random(&mut rng, (5, 64, 20), Dtype::U8, encoding);
@@ -136,7 +136,7 @@ fn every_zero_point() {
 #[test]
 fn extremes_and_saturation() {
     for subject in devices() {
-        let mut rng = Rng(3);
+        let mut rng = Rng::new(3);
         for (dtype, encoding) in KINDS {
             if subject.every > 20 && dtype == Dtype::U16 {
                 continue;
@@ -167,7 +167,7 @@ fn extremes_and_saturation() {
 #[test]
 fn zero_weights_give_the_zero_point() {
     for subject in devices() {
-        let mut case = Case::random(&mut Rng(4), (3, 32, 4), Dtype::U8, WeightEncoding::PerChannelI8);
+        let mut case = Case::random(&mut Rng::new(4), (3, 32, 4), Dtype::U8, WeightEncoding::PerChannelI8);
         for dead in [0..1, 0..4] {
             case.weights.codes[dead.start * 32..dead.end * 32].fill(0);
             case.weights.scales[dead.clone()].fill(0.0);
@@ -208,7 +208,7 @@ fn chain(rng: &mut Rng) -> (coexec_npu::ContextSpec, MapSource, Case, Case) {
 #[test]
 fn chained_linears_and_shared_weights() {
     for subject in devices() {
-        let (spec, source, first, mut second) = chain(&mut Rng(5));
+        let (spec, source, first, mut second) = chain(&mut Rng::new(5));
         assert_eq!(spec.weights().len(), 2, "the weights that three nodes name are there once");
         let context = subject.device.prepare(&spec, &source).expect("prepares");
         let y = run(&*subject.device, &*context, "chain", &[first.x_bytes()]).expect("runs");
@@ -225,7 +225,7 @@ fn chained_linears_and_shared_weights() {
 fn wrong_bindings_are_refused_with_names() {
     for subject in devices() {
         let device = &*subject.device;
-        let case = Case::random(&mut Rng(6), (4, 32, 8), Dtype::U8, WeightEncoding::PerChannelI8);
+        let case = Case::random(&mut Rng::new(6), (4, 32, 8), Dtype::U8, WeightEncoding::PerChannelI8);
         let context = case.prepare(device).expect("prepares");
         let good = bindings(device, &*context, "linear", &[case.x_bytes()]).expect("allocates");
         let id = context.graph("linear").expect("is there");
@@ -269,7 +269,7 @@ fn wrong_bindings_are_refused_with_names() {
 #[test]
 fn one_buffer_cannot_be_input_and_output() {
     for subject in devices() {
-        let case = Case::random(&mut Rng(7), (4, 32, 32), Dtype::U8, WeightEncoding::PerChannelI8);
+        let case = Case::random(&mut Rng::new(7), (4, 32, 32), Dtype::U8, WeightEncoding::PerChannelI8);
         let context = case.prepare(&*subject.device).expect("prepares");
         let buffer = NpuBuffer::heap(4 * 32);
         let bound = Bindings { inputs: vec![buffer.clone()], outputs: vec![buffer] };
@@ -282,7 +282,7 @@ fn one_buffer_cannot_be_input_and_output() {
 fn two_contexts_many_executes_several_threads() {
     for subject in devices() {
         let device = &*subject.device;
-        let mut rng = Rng(8);
+        let mut rng = Rng::new(8);
         let cases = [
             Case::random(&mut rng, (4, 64, 16), Dtype::U8, WeightEncoding::PerChannelI8),
             Case::random(&mut rng, (3, 32, 7), Dtype::U16, WeightEncoding::BlockExpansion32),
@@ -310,7 +310,7 @@ fn two_contexts_many_executes_several_threads() {
 fn a_queue_is_in_order_and_bounded() {
     for subject in devices() {
         let device = &*subject.device;
-        let case = Case::random(&mut Rng(9), (2, 32, 4), Dtype::U8, WeightEncoding::PerChannelI8);
+        let case = Case::random(&mut Rng::new(9), (2, 32, 4), Dtype::U8, WeightEncoding::PerChannelI8);
         let context = case.prepare(device).expect("prepares");
         let id = context.graph("linear").expect("is there");
         let depth = device.profile().max_in_flight;
@@ -346,7 +346,7 @@ fn manifest(
 fn binaries_reload_and_damage_is_found() {
     for subject in devices() {
         let device = &*subject.device;
-        let (spec, source, first, _) = chain(&mut Rng(10));
+        let (spec, source, first, _) = chain(&mut Rng::new(10));
         let context = device.prepare(&spec, &source).expect("prepares");
         let wanted = run(device, &*context, "chain", &[first.x_bytes()]).expect("runs");
         let blob = context.serialize().expect("writes");
@@ -401,7 +401,7 @@ fn binaries_reload_and_damage_is_found() {
 #[test]
 fn what_the_profile_does_not_allow_is_refused_by_name() {
     for subject in devices() {
-        let mut case = Case::random(&mut Rng(11), (4, 32, 8), Dtype::U8, WeightEncoding::PerChannelI8);
+        let mut case = Case::random(&mut Rng::new(11), (4, 32, 8), Dtype::U8, WeightEncoding::PerChannelI8);
         let mut spec = case.spec();
         let graph = &mut spec.graphs[0];
         for tensor in graph.inputs.iter_mut().chain(&mut graph.outputs) {

@@ -14,7 +14,7 @@ fn device(faults: FaultPlan) -> SimDevice {
 }
 
 fn case() -> Case {
-    Case::random(&mut Rng(1), (4, 32, 8), Dtype::U8, WeightEncoding::PerChannelI8)
+    Case::random(&mut Rng::new(1), (4, 32, 8), Dtype::U8, WeightEncoding::PerChannelI8)
 }
 
 #[test]

@@ -169,7 +169,7 @@ fn numbers(spec: &TensorSpec, bytes: &[u8]) -> Vec<f64> {
 fn every_op_on_the_library_is_near_the_simulation() {
     let Some(htp) = support::qnn::device("every_op_on_the_library_is_near_the_simulation", "sm8650") else { return };
     let sim = SimDevice::new(SimOptions::named("sm8650").expect("known"));
-    let mut rng = Rng(7);
+    let mut rng = Rng::new(7);
     let mut count = 0;
     for dtype in [Dtype::U8, Dtype::U16, Dtype::F16] {
         for Case { graph, allowed } in linears(dtype).into_iter().chain(others(dtype)) {

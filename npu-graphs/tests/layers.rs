@@ -47,7 +47,7 @@ fn layers_follow_the_float_reference() {
     let four_bits = [NpuWeights::PerChannelI4, NpuWeights::BlockExpansion].map(|weights| (llama(), weights));
     let eight_bits = configs().map(|config| (config, NpuWeights::PerChannelI8));
     for (config, weights) in eight_bits.into_iter().chain(four_bits) {
-        let mut rng = Rng(1);
+        let mut rng = Rng::new(1);
         let source = Source::random_for(&config, &mut rng, weights);
         let prompt = prompt(&config, &mut rng, 24);
         let mut reference = Reference::new(&config, &source);
@@ -102,7 +102,7 @@ fn a_mask_really_masks() {
     let devices = devices("a_mask_really_masks");
     // Without the mask, causality is gone: the result must be far from the reference.
     let config = llama();
-    let mut rng = Rng(2);
+    let mut rng = Rng::new(2);
     let source = Source::random(&config, &mut rng);
     let prompt = prompt(&config, &mut rng, 8);
     let ranges = Ranges::measure(&config, &source, &[&prompt], 1).expect("measures");
@@ -138,7 +138,7 @@ fn a_mask_really_masks() {
 fn several_layers_in_one_graph_are_the_same_bits() {
     for config in configs() {
         let config = DecoderConfig { num_hidden_layers: 3, ..config };
-        let mut rng = Rng(3);
+        let mut rng = Rng::new(3);
         let source = Source::random(&config, &mut rng);
         let prompt = prompt(&config, &mut rng, 12);
         for activation in ACTIVATIONS {
@@ -169,7 +169,7 @@ fn several_layers_in_one_graph_are_the_same_bits() {
 #[test]
 fn no_past_is_a_past_that_is_masked() {
     let config = llama();
-    let mut rng = Rng(4);
+    let mut rng = Rng::new(4);
     let source = Source::random(&config, &mut rng);
     let prompt = prompt(&config, &mut rng, 8);
     for activation in ACTIVATIONS {
@@ -195,7 +195,7 @@ fn no_past_is_a_past_that_is_masked() {
 fn fused_graphs_with_attention_between_are_the_layer() {
     let devices = devices("fused_graphs_with_attention_between_are_the_layer");
     for config in configs() {
-        let mut rng = Rng(5);
+        let mut rng = Rng::new(5);
         let source = Source::random(&config, &mut rng);
         let tokens = 6;
         let prompt = prompt(&config, &mut rng, tokens);
@@ -413,7 +413,7 @@ fn calibration(config: &DecoderConfig) -> Calibration {
 #[test]
 fn ranges_come_from_three_sources() {
     for config in configs() {
-        let mut rng = Rng(6);
+        let mut rng = Rng::new(6);
         let source = Source::random(&config, &mut rng);
         let prompts = [prompt(&config, &mut rng, 16), prompt(&config, &mut rng, 5)];
         let refs: Vec<&[f32]> = prompts.iter().map(Vec::as_slice).collect();
@@ -457,7 +457,7 @@ fn ranges_come_from_three_sources() {
         assert!((calibrated.layers[1][&Role::Act] - 0.02 * 127.0).abs() < 1e-4);
     }
     let config = llama();
-    let source = Source::random(&config, &mut Rng(7));
+    let source = Source::random(&config, &mut Rng::new(7));
     assert!(Ranges::measure(&config, &source, &[], 1).is_err());
     assert!(Ranges::measure(&config, &source, &[&[1.0; 63]], 1).is_err());
     assert!(matches!(Ranges::measure(&config, &Source::default(), &[&[1.0; 64]], 1), Err(BuildError::Measure(_))));

@@ -151,7 +151,7 @@ const ALL: [Dtype; 6] = [Dtype::U8, Dtype::U16, Dtype::I8, Dtype::I32, Dtype::F1
 
 #[test]
 fn elementwise_ops() {
-    let mut rng = Rng(1);
+    let mut rng = Rng::new(1);
     for dtype in CODES {
         for (dims, dims_b) in [
             (vec![1], vec![1]),
@@ -195,7 +195,7 @@ fn elementwise_ops() {
 
 #[test]
 fn row_ops() {
-    let mut rng = Rng(2);
+    let mut rng = Rng::new(2);
     for dtype in CODES {
         for (dims, width) in [(vec![1], 1), (vec![4, 1], 1), (vec![3, 17], 17), (vec![1, 2, 5, 64], 64)] {
             let (x, y) = (tensor("x", &dims, dtype, 5.0), tensor("y", &dims, dtype, 2.0));
@@ -269,7 +269,7 @@ fn softmax_survives_large_scores_and_masks() {
 
 #[test]
 fn conversions_between_all_types() {
-    let mut rng = Rng(3);
+    let mut rng = Rng::new(3);
     for from in ALL {
         for to in ALL {
             for dims in [vec![1], vec![2, 3, 37]] {
@@ -283,7 +283,7 @@ fn conversions_between_all_types() {
 
 #[test]
 fn moves_of_codes() {
-    let mut rng = Rng(4);
+    let mut rng = Rng::new(4);
     for dtype in ALL {
         let x = tensor("x", &[2, 3, 4, 5], dtype, 9.0);
         let as_y = |dims: &[u32]| TensorSpec { name: "y".to_owned(), dims: dims.to_vec(), ..x.clone() };
@@ -326,7 +326,7 @@ fn moves_of_codes() {
 
 #[test]
 fn products() {
-    let mut rng = Rng(5);
+    let mut rng = Rng::new(5);
     let types = [(Dtype::U8, Dtype::U8), (Dtype::U16, Dtype::I8), (Dtype::U16, Dtype::U8), (Dtype::F16, Dtype::F16)];
     for (a_type, b_type) in types {
         for (lead, m, k, n) in
@@ -373,7 +373,7 @@ fn linear(
 
 #[test]
 fn linears_in_floats_and_with_bias() {
-    let mut rng = Rng(6);
+    let mut rng = Rng::new(6);
     for (m, k, n) in [(1, 1, 1), (5, 33, 17), (32, 288, 48), (3, 5000, 33)] {
         let reach = (k as f32).sqrt() * 2.0;
         let source = Source {

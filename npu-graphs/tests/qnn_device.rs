@@ -14,7 +14,7 @@ use std::time::Duration;
 use support::{Case, Rng, context, qnn, run};
 
 fn case(m: usize) -> Case {
-    Case::random(&mut Rng(m as u64), (m, 64, 48), Dtype::U8, WeightEncoding::PerChannelI8)
+    Case::random(&mut Rng::new(m as u64), (m, 64, 48), Dtype::U8, WeightEncoding::PerChannelI8)
 }
 
 fn manifest(device: &QnnDevice, spec: &ContextSpec, blob: &[u8], qnn: Option<QnnVersions>) -> Manifest {
@@ -135,7 +135,7 @@ fn chunks(cases: &[Case]) -> ContextSpec {
 
 #[test]
 fn shared_weights_make_smaller_binaries() {
-    let large = Case::random(&mut Rng(3), (32, 512, 512), Dtype::U8, WeightEncoding::PerChannelI8);
+    let large = Case::random(&mut Rng::new(3), (32, 512, 512), Dtype::U8, WeightEncoding::PerChannelI8);
     let cases = [4usize, 32].map(|m| Case { m, x: large.x[..m * 512].to_vec(), ..large.clone() });
     let spec = chunks(&cases);
     let compiled = |weight_sharing| {
@@ -200,7 +200,7 @@ fn weights_that_are_missing_stop_before_the_compiler() {
 #[test]
 fn a_deadline_that_passes_leaves_the_graph_alone() {
     let Some(device) = qnn::device("a_deadline_that_passes_leaves_the_graph_alone", "sm8650") else { return };
-    let case = Case::random(&mut Rng(5), (128, 1024, 1024), Dtype::U16, WeightEncoding::PerChannelI8);
+    let case = Case::random(&mut Rng::new(5), (128, 1024, 1024), Dtype::U16, WeightEncoding::PerChannelI8);
     let context = case.prepare(&device).expect("prepares");
     let bound = support::bindings(&device, &*context, "linear", &[case.x_bytes()]).expect("allocates");
     let ticket = context.submit(context.graph("linear").expect("is there"), &bound).expect("has room");

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use support::{Case, Rng, bindings, execute, run};
 
 fn case() -> Case {
-    Case::random(&mut Rng(1), (4, 32, 8), Dtype::U8, WeightEncoding::PerChannelI8)
+    Case::random(&mut Rng::new(1), (4, 32, 8), Dtype::U8, WeightEncoding::PerChannelI8)
 }
 
 fn manifest(device: &QnnDevice, spec: &ContextSpec, context: &dyn NpuContext) -> Manifest {

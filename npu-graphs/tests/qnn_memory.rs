@@ -8,7 +8,7 @@ use support::{Case, Rng, bindings, execute, qnn, run as run_once};
 #[test]
 fn executions_and_reloads_keep_memory_flat() {
     let Some(device) = qnn::device("executions_and_reloads_keep_memory_flat", "sm8650") else { return };
-    let case = Case::random(&mut Rng(1), (32, 64, 32), Dtype::U8, WeightEncoding::PerChannelI8);
+    let case = Case::random(&mut Rng::new(1), (32, 64, 32), Dtype::U8, WeightEncoding::PerChannelI8);
     let wanted = support::encode(case.dtype, &case.measured_rule());
     let context = case.prepare(&device).expect("prepares");
     let bound: Vec<_> =

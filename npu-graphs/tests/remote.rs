@@ -54,7 +54,7 @@ fn child(open: &str) -> RemoteDevice {
 }
 
 fn case(seed: u64) -> Case {
-    Case::random(&mut Rng(seed), (4, 64, 16), Dtype::U8, WeightEncoding::PerChannelI8)
+    Case::random(&mut Rng::new(seed), (4, 64, 16), Dtype::U8, WeightEncoding::PerChannelI8)
 }
 
 fn kill(device: &RemoteDevice, signal: &str) {
@@ -79,7 +79,7 @@ fn ends(id: u32) -> bool {
 fn a_thousand_executes_on_two_contexts_and_four_threads() {
     let device = CompiledHere::new("sm8650", child("sm8650"));
     let id = device.there.child_id().expect("a child");
-    let mut rng = Rng(8);
+    let mut rng = Rng::new(8);
     let cases = [case(1), Case::random(&mut rng, (3, 32, 7), Dtype::U16, WeightEncoding::BlockExpansion32)];
     let contexts: Vec<_> = cases.iter().map(|c| c.prepare(&device).expect("loads")).collect();
     let wanted: Vec<_> = cases.iter().map(|c| support::encode(c.dtype, &c.run(&device.here))).collect();
@@ -171,11 +171,6 @@ fn a_hung_child_is_ended_by_a_deadline_or_by_dropping_its_context() {
     let error = context.wait(ticket, Some(Duration::from_millis(100))).expect_err("hangs");
     assert!(matches!(&error, NpuError::Timeout { graph, .. } if graph == "linear"));
     assert!(ends(id));
-    // The thread that waited for the child lets go of the buffers a moment after the child is gone.
-    let started = Instant::now();
-    while bound.outputs[0].write().is_err() && started.elapsed() < SOON {
-        std::thread::sleep(Duration::from_millis(1));
-    }
     let error = execute(&*context, "linear", &bound).expect_err("dead");
     assert!(matches!(error, NpuError::DeviceLost { .. }), "{error}");
     drop((context, device));
@@ -198,7 +193,7 @@ fn a_stopped_child_does_not_stop_us() {
     let device = CompiledHere::new("sm8650", RemoteDevice::start(child_command("sim"), &options).expect("starts"));
     kill(&device.there, "-STOP");
     // Larger than any buffer between the processes.
-    let large = Case::random(&mut Rng(5), (1, 2048, 1024), Dtype::U8, WeightEncoding::PerChannelI8);
+    let large = Case::random(&mut Rng::new(5), (1, 2048, 1024), Dtype::U8, WeightEncoding::PerChannelI8);
     let error = large.prepare(&device).map(|_| ()).expect_err("nobody reads");
     assert!(matches!(&error, NpuError::DeviceLost { reason, .. } if reason.contains("300ms")), "{error}");
     let id = device.there.child_id().expect("a child");

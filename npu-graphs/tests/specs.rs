@@ -210,7 +210,7 @@ fn what_does_not_fit_is_refused() {
 #[test]
 fn a_built_graph_computes_its_linear() {
     let config = config();
-    let mut rng = Rng(3);
+    let mut rng = Rng::new(3);
     let mut source = MapSource::default();
     for layer in 0..3 {
         for kind in LinearKind::ALL {
@@ -354,7 +354,7 @@ proptest! {
         graph.outputs[0].encoding = if regular { Encoding::Tensor { scale: 1.0, zero_point: 3 } } else { encoding };
         graph.nodes = vec![conv("x", TENSOR, start..end, k, WeightEncoding::PerChannelI8, "y")];
         let device = SimDevice::new(SimOptions::named("sm8750").expect("known"));
-        let source = MapSource([(TENSOR, Weights::random(&mut Rng(1), 40, k, WeightEncoding::PerChannelI8))].into());
+        let source = MapSource([(TENSOR, Weights::random(&mut Rng::new(1), 40, k, WeightEncoding::PerChannelI8))].into());
         let spec = support::context("any", vec![graph.clone()]);
         match (graph.validate(), device.prepare(&spec, &source)) {
             (Err(_), Err(NpuError::Spec(_))) => {}
@@ -370,7 +370,7 @@ proptest! {
     /// A binary's header is data of others: any change with a right checksum is refused or loads, never panics.
     #[test]
     fn headers_of_binaries_are_not_trusted(at in 0usize..2000, value: u8, cut in 0usize..64) {
-        let case = Case::random(&mut Rng(2), (2, 32, 4), Dtype::U8, WeightEncoding::PerChannelI8);
+        let case = Case::random(&mut Rng::new(2), (2, 32, 4), Dtype::U8, WeightEncoding::PerChannelI8);
         let device = SimDevice::new(SimOptions::named("ideal").expect("known"));
         let context = case.prepare(&device).expect("prepares");
         let mut blob = context.serialize().expect("writes");

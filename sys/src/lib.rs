@@ -6,14 +6,6 @@ compile_error!("qnn-sys binds the 64-bit ABI of QNN; Hexagon NPUs that run langu
 #[cfg(not(unix))]
 compile_error!("qnn-sys loads libraries as Unix does (Linux, Android)");
 
-#[cfg(not(feature = "sdk-headers"))]
-#[rustfmt::skip]
-#[allow(
-    non_camel_case_types, non_snake_case, non_upper_case_globals, missing_docs, missing_debug_implementations,
-    clippy::undocumented_unsafe_blocks, clippy::all, reason = "generated, with C's names"
-)]
-mod bindings;
-#[cfg(feature = "sdk-headers")]
 #[allow(
     non_camel_case_types,
     non_snake_case,
@@ -25,6 +17,9 @@ mod bindings;
     reason = "generated, with C's names"
 )]
 mod bindings {
+    #[cfg(not(feature = "sdk-headers"))]
+    include!("bindings.rs");
+    #[cfg(feature = "sdk-headers")]
     include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
 }
 mod code;

@@ -7,7 +7,7 @@ pub mod decoder;
 pub mod qnn;
 pub mod remote;
 
-use coexec_model::{LayerIdx, LayerTensor, TensorName};
+use coexec_model::{LayerIdx, LayerTensor, SplitMix64, TensorName};
 use coexec_npu::{
     Bindings, BlockRows, Completion, ContextSpec, Dtype, Encoding, GraphSpec, NpuContext, NpuDevice, NpuError, OpSpec,
     TensorSpec, WeightEncoding, WeightError, WeightSource, WeightSpec,
@@ -16,15 +16,14 @@ use std::{collections::HashMap, ops::Range};
 
 /// Small deterministic random numbers.
 #[derive(Clone)]
-pub struct Rng(pub u64);
+pub struct Rng(SplitMix64);
 
 impl Rng {
+    pub fn new(seed: u64) -> Self {
+        Self(SplitMix64::new(seed))
+    }
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        self.0.next_u64()
     }
     pub fn below(&mut self, n: u64) -> u64 {
         self.next() % n
