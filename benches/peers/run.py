@@ -17,12 +17,14 @@ ROOT = HERE.parent.parent
 WORK = ROOT / "target" / "peers"
 
 SHAPES = {"0.5b": "qwen2.5-0.5b", "1.8b": "qwen1.5-1.8b"}
-# Pairs: name -> (our file's format and head, the peer's type). The first two have the peer's bits per weight; `q4` is our own.
+# Pairs: name -> (our file's format and head, the peer's type and head). `q4s` is the very same tensors, `q8` the same bits
+# per weight; in the others the peer's head is what its own quantiser chooses, and `q4` is our own format.
 PAIRS = {
-    "q8": ("q8", None, "q8_0"),
-    "q4s": ("q4s", None, "q4_0"),
-    "q4": ("q4", None, "q4_0"),
-    "q4-head4": ("q4", "q4", "q4_0"),
+    "q8": ("q8", None, "q8_0", None),
+    "q4s": ("q4s", None, "q4_0", "q8_0"),
+    "q4s-head6": ("q4s", None, "q4_0", None),
+    "q4": ("q4", None, "q4_0", None),
+    "q4-head4": ("q4", "q4", "q4_0", None),
 }
 # Tests: name -> (prompt tokens, generated tokens, depth).
 TESTS = {
@@ -36,11 +38,13 @@ TESTS = {
 
 
 def ours_path(args, shape, pair):
-    return args.models / f"{shape}-{pair}.coexec"
+    weights, head, _, _ = PAIRS[pair]
+    return args.models / f"{shape}-{weights + ('-head4' if head else '')}.coexec"
 
 
 def theirs_path(args, shape, pair):
-    return args.models / f"{shape}-{PAIRS[pair][2]}.gguf"
+    _, _, weights, head = PAIRS[pair]
+    return args.models / f"{shape}-{weights + ('-head8' if head else '')}.gguf"
 
 
 # ---------------------------------------------------------------- setup, models
@@ -61,7 +65,7 @@ def models(args):
     """Random models of the true shapes, once as .coexec and once as GGUF: the same weights, quantised to each format."""
     args.models.mkdir(parents=True, exist_ok=True)
     for shape, name in SHAPES.items():
-        for pair, (weights, head, gguf) in PAIRS.items():
+        for pair, (weights, head, gguf, gguf_head) in PAIRS.items():
             if not selected(args, f"{shape}-{pair}"):
                 continue
             ours, theirs = ours_path(args, shape, pair), theirs_path(args, shape, pair)
@@ -69,7 +73,8 @@ def models(args):
                 command = [args.coexec, "random-model", name, ours, "--weights", weights]
                 subprocess.run([*map(str, command), *(["--head", head] if head else [])], check=True)
             if not theirs.exists():
-                subprocess.run([*map(str, [args.coexec, "export-gguf", name, theirs, "--type", gguf])], check=True)
+                command = [args.coexec, "export-gguf", name, theirs, "--type", gguf]
+                subprocess.run([*map(str, command), *(["--head", gguf_head] if gguf_head else [])], check=True)
 
 
 # ---------------------------------------------------------------- measuring

@@ -22,7 +22,7 @@ pub const MAX_ROWS: usize = 8;
 /// Panels whose gate and up columns are kept on the stack together.
 const ACT_PANELS: usize = 4;
 /// Bytes of weights that a thread takes at a time.
-const TAKE_BYTES: usize = 64 * 1024;
+const TAKE_BYTES: usize = 256 * 1024;
 
 /// What becomes of the product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

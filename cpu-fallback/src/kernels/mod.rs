@@ -196,8 +196,9 @@ impl Kernels {
         unsafe { (self.table.peak_f32)(turns) }
     }
 
-    /// Reads all of `data`.
-    pub(crate) fn read_sum(&self, data: &[u64]) -> u64 {
+    /// Reads all of `data` once, as fast as memory gives it: what a kernel that has to read as much is measured by.
+    #[must_use]
+    pub fn read_sum(&self, data: &[u64]) -> u64 {
         // SAFETY: `self` was handed out after `supported()`.
         unsafe { (self.table.read_sum)(data) }
     }

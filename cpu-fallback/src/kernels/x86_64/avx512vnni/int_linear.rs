@@ -18,9 +18,12 @@ const Q4S: u8 = 2;
 /// Most rows that are streamed; more are worth unpacking weights for.
 const FEW_ROWS: usize = 8;
 
-/// How far ahead 4-bit codes are prefetched into the second cache. Unpacking them leaves the core too little room to wait for
-/// memory by itself; `q8` has that room, and prefetches would only cost it load slots (both measured).
-const PREFETCH_BYTES: usize = 8192;
+/// How far ahead 4-bit codes are prefetched into the second cache, in groups (256 bytes). Every line once: the hardware's own
+/// prefetcher follows too late, and a line that neither asks for stalls the thread. Unpacking leaves the core too little room to
+/// wait by itself; `q8` has that room, and prefetches would only cost it load slots (all measured).
+const AHEAD: usize = 32;
+/// Lines at the start of a call that are asked for at once, since no panel before them did.
+const BURST: usize = 128;
 
 /// A panel's parts, for pointer access.
 #[derive(Clone, Copy)]
@@ -28,8 +31,10 @@ struct Panel {
     codes: *const u8,
     group_scales: *const u8,
     channel_scales: *const f32,
-    /// Scales of the panel after this one, in whole lines; asked for while this one is worked on.
-    next_scales: *const u8,
+    /// The panel after this one, which is asked for while this one is worked on, and where in it scales begin, in bytes.
+    next: *const u8,
+    scales_at: usize,
+    /// Lines that scales fill.
     scale_lines: usize,
 }
 
@@ -72,16 +77,21 @@ unsafe fn int_panel<const F: u8, const M: usize>(
     let flip = _mm512_set1_epi8(-128);
     let nibble = _mm512_set1_epi8(0xF);
     let group_bytes = if F == Q8 { 512 } else { 256 };
+    let ahead = AHEAD.min(groups);
     for g in 0..groups {
         // Two chains: of even and odd quads (`q8`), of low and high nibbles.
         let (mut first, mut second) = ([zero; M], [zero; M]);
         let at = panel.codes.wrapping_add(g * group_bytes);
         if g < panel.scale_lines {
-            prefetch(panel.next_scales.wrapping_add(g * 64));
+            prefetch(panel.next.wrapping_add(panel.scales_at + g * 64));
         }
+        let later = match g + ahead {
+            inside if inside < groups => panel.codes.wrapping_add(inside * group_bytes),
+            beyond => panel.next.wrapping_add((beyond - groups) * group_bytes),
+        };
         for j in 0..group_bytes / 64 {
             if F != Q8 {
-                prefetch(at.wrapping_add(j * 64 + PREFETCH_BYTES));
+                prefetch(later.wrapping_add(j * 64));
             }
             // SAFETY: `j` stays in group `g` of the panel's codes.
             let w = unsafe { _mm512_loadu_si512(at.add(j * 64).cast()) };
@@ -155,13 +165,21 @@ unsafe fn int_panel<const F: u8, const M: usize>(
 unsafe fn int_rows<const F: u8, const M: usize>(args: &IntLinearArgs<'_>, block: &mut Block<'_, f32>) {
     let layout = panel_layout(args.format, args.k);
     let groups = padded_k(args.k) / GROUP;
+    if F != Q8 {
+        for line in 0..BURST.min(layout.bytes / 64) {
+            prefetch(args.panels.as_ptr().wrapping_add(line * 64));
+        }
+        for line in 0..(BURST / 8).min((layout.bytes - layout.group_scales) / 64) {
+            prefetch(args.panels.as_ptr().wrapping_add(layout.group_scales + line * 64));
+        }
+    }
     for (p, panel) in args.panels.chunks_exact(layout.bytes).enumerate() {
-        let next = panel.as_ptr().wrapping_add(layout.bytes);
         let parts = Panel {
             codes: panel.as_ptr(),
             group_scales: panel[layout.group_scales..].as_ptr(),
             channel_scales: panel[layout.channel_scales..].as_ptr().cast(),
-            next_scales: next.wrapping_add(layout.group_scales),
+            next: panel.as_ptr().wrapping_add(layout.bytes),
+            scales_at: layout.group_scales,
             scale_lines: (layout.bytes - layout.group_scales).div_ceil(64),
         };
         // SAFETY: the lengths were checked by the caller.
