@@ -14,7 +14,7 @@ use crate::{
     error::check_len,
     kernels::{
         AttnPart, AttnQuery, AttnSegmentArgs, AttnState, AttnVectors, Block, Grid, Kernels, SegmentScratch,
-        for_each_block, for_each_block_from_last,
+        for_each_block, for_each_block_from_last, for_each_unit,
     },
     kv::{KvDtype, KvPart, KvShape, KvSlice},
 };
@@ -29,8 +29,8 @@ const LEAST_VECTORS: usize = 96;
 const BLOCKS: usize = 6;
 /// At most this many query vectors run one by one: registers then hold tokens.
 const FEW_VECTORS: usize = 8;
-/// Runs of segments that a thread of a split attention gets, about.
-const RUNS: usize = 4;
+/// Segments that a thread of a split attention takes at a time, at most.
+const MOST_SEGMENTS: usize = 8;
 /// Segments that a split attention has room for before it allocates.
 const ROOM_SEGMENTS: usize = 64;
 
@@ -139,20 +139,20 @@ impl Call<'_> {
         query.prepare(self.kernels, (self.dtype, self.width(rows.len())), (hd, self.shape.scale), &vectors);
     }
 
-    /// Runs one segment for prepared query vectors, into `out`. `more`: this thread goes on with the next segment.
+    /// Runs one segment for prepared query vectors, into `out`. `next`: what this thread will most likely go on with.
     fn segment(
         &self,
         rows: &Range<usize>,
-        (kv_head, segment, more): (usize, usize, bool),
+        (kv_head, segment): (usize, usize),
+        next: Option<(usize, usize)>,
         query: &AttnQuery,
         (ranges, scratch): (&mut Vec<(u16, u16)>, &mut SegmentScratch),
         out: &mut [f32],
     ) {
         let start = segment * SEGMENT_TOKENS;
-        let next = if more && query.width == 1 {
-            self.address(kv_head, segment + 1)
-        } else {
-            (std::ptr::null(), std::ptr::null())
+        let next = match next {
+            Some((kv_head, segment)) if query.width == 1 => self.address(kv_head, segment),
+            _ => (std::ptr::null(), std::ptr::null()),
         };
         let slot = |position: usize| (position.clamp(start, start + SEGMENT_TOKENS) - start) as u16;
         ranges.clear();
@@ -270,8 +270,8 @@ fn attend_blocks(ctx: &Ctx<'_>, call: &Call<'_>, grid: Grid, out: &mut [f32]) {
             let needed = call.segments(&rows);
             for i in needed.clone() {
                 segment.resize(query.state_len(), 0.0);
-                let more = i + 1 < needed.end;
-                call.segment(&rows, (kv_head, i, more), query, (ranges, kernel), segment);
+                let next = (i + 1 < needed.end).then_some((kv_head, i + 1));
+                call.segment(&rows, (kv_head, i), next, query, (ranges, kernel), segment);
                 call.merge(total, segment, query);
             }
             call.finish(total, query, &mut block);
@@ -302,27 +302,26 @@ fn attend_split(
         call.prepare(&rows_of(block), block / row_blocks, query);
     }
     let queries = &queries[..blocks];
-    // All blocks have room for the largest; a thread takes a run of segments at a time.
+    // All blocks have room for the largest. A thread has a contiguous share of the segments of all blocks.
     let room = queries.iter().map(AttnQuery::state_len).max().unwrap_or(0);
-    let run = (blocks * segments.len() / (RUNS * ctx.lanes)).clamp(1, segments.len());
-    let runs = segments.len().div_ceil(run);
-    let len = room * blocks * runs * run;
+    let (count, len) = (segments.len(), room * blocks * segments.len());
     if states.len() < len {
-        let wanted = room * blocks * (runs * run).next_multiple_of(ROOM_SEGMENTS);
+        let wanted = room * blocks * count.next_multiple_of(ROOM_SEGMENTS);
         states.reserve(wanted - states.len());
         states.resize(len, 0.0);
     }
-    let parts = Grid { rows: blocks * runs, cols: room * run, row_step: 1, col_step: room * run, col_lead: 0 };
-    for_each_block(ctx.pool, ctx.lanes, &mut states[..len], parts, &|_, mut part| {
-        let (block, first) = (part.row_range().start / runs, segments.start + part.row_range().start % runs * run);
-        let (rows, query) = (rows_of(block), &queries[block]);
-        let needed = call.segments(&rows);
-        let needed = needed.start.max(first)..needed.end.min(first + run);
+    let place = |unit: usize| (unit / count, segments.start + unit % count);
+    for_each_unit(ctx, &mut states[..len], (1, len), room, MOST_SEGMENTS, &|_, mut part| {
+        let first = part.col_range().start / room;
         SCRATCH.with_borrow_mut(|Scratch { ranges, kernel, .. }| {
-            for i in needed.clone() {
-                let out = &mut part.row(0)[(i - first) * room..][..query.state_len()];
-                let at = (block / row_blocks, i, i + 1 < needed.end);
-                call.segment(&rows, at, query, (ranges, kernel), out);
+            for (i, out) in part.row(0).chunks_exact_mut(room).enumerate() {
+                let ((block, segment), (later, next)) = (place(first + i), place(first + i + 1));
+                let (rows, query) = (rows_of(block), &queries[block]);
+                if call.segments(&rows).contains(&segment) {
+                    let next = (later < blocks).then_some((later / row_blocks, next));
+                    let out = &mut out[..query.state_len()];
+                    call.segment(&rows, (block / row_blocks, segment), next, query, (ranges, kernel), out);
+                }
             }
         });
     });
@@ -334,7 +333,7 @@ fn attend_split(
         SCRATCH.with_borrow_mut(|Scratch { total, .. }| {
             Call::reset(total, query);
             for i in call.segments(&rows) {
-                let at = (block * runs * run + i - segments.start) * room;
+                let at = (block * count + i - segments.start) * room;
                 call.merge(total, &states[at..at + query.state_len()], query);
             }
             call.finish(total, query, &mut out);

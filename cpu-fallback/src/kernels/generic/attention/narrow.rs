@@ -20,14 +20,37 @@ fn ask_for<L: Lanes>(at: *const u8, bytes: usize) {
     }
 }
 
-/// Pages that are asked for before they are read: memory takes longer than the arithmetic of one.
-const AHEAD: usize = 3;
+/// Memory that is read later, asked for bit by bit while something else is worked on, so that memory never rests: values during
+/// the scores and the softmax of their segment, the next segment's keys during the values.
+struct Ahead {
+    at: *const u8,
+    end: *const u8,
+}
 
-/// The page [`AHEAD`] of `page` of the pages from `first` on, of `bytes` each; after the last page come those from `next` on.
-#[inline(always)]
-fn following(first: *const u8, bytes: usize, page: usize, pages: &Range<usize>, next: *const u8) -> *const u8 {
-    let ahead = page + AHEAD;
-    if ahead < pages.end { first.wrapping_add(ahead * bytes) } else { next.wrapping_add((ahead - pages.end) * bytes) }
+impl Ahead {
+    /// `bytes` bytes at `at`; nothing where that is null.
+    #[inline(always)]
+    fn new(at: *const u8, bytes: usize) -> Self {
+        Self { at, end: if at.is_null() { at } else { at.wrapping_add(bytes) } }
+    }
+
+    /// Asks for the lines that begin in the next `bytes` bytes.
+    #[inline(always)]
+    fn ask<L: Lanes>(&mut self, bytes: usize) {
+        let to = self.at.wrapping_add(bytes).min(self.end);
+        let mut line = self.at.wrapping_add(self.at.addr().wrapping_neg() % 64);
+        while line < to {
+            L::prefetch(line);
+            line = line.wrapping_add(64);
+        }
+        self.at = to;
+    }
+
+    /// The bytes that are left, in `steps` parts.
+    #[inline(always)]
+    fn share(&self, steps: usize) -> usize {
+        (self.end.addr() - self.at.addr()).div_ceil(steps.max(1))
+    }
 }
 
 /// Calls `$f::<$($t,)+ COUNT>` with the constant that `$count` is, 1 to 8.
@@ -69,23 +92,26 @@ pub(super) unsafe fn floats<L: Lanes, E: Elem>(args: &mut AttnSegmentArgs<'_>, k
         let acc = &mut args.out.acc[first * hd..(first + count) * hd];
         acc.fill(0.0);
         let acc = acc.as_mut_ptr();
+        let (start, bytes) = (pages(&visible).start, PAGE_TOKENS * hd * size_of::<E>());
+        let mut values = Ahead::new(v.as_ptr().cast::<u8>().wrapping_add(start * bytes), pages(&visible).len() * bytes);
+        let mut keys = Ahead::new(args.next.0, size_of_val(k));
         // SAFETY: `check()` made sure of the lengths; `visible` lies in the segment; there is room for `GROUP` rows of
         // scores.
         unsafe {
             if !visible.is_empty() {
                 let q = args.query.floats.as_ptr().add(first * hd);
-                let next = v.as_ptr().add(pages(&visible).start * PAGE_TOKENS * hd).cast();
                 by_count!(
                     count,
-                    scores_of::<L, E>((k.as_ptr(), next), hd, pages(&visible), (q, args.query.scale), scores)
+                    scores_of::<L, E>(k.as_ptr(), hd, pages(&visible), (q, args.query.scale), scores, &mut values)
                 );
             }
             for g in 0..count {
-                let (max, sum) = softmax::<L>(scores.add(g * SEGMENT_TOKENS), &visible);
+                let share = values.share((count - g) * visible.len().div_ceil(16));
+                let (max, sum) = softmax::<L>(scores.add(g * SEGMENT_TOKENS), &visible, (&mut values, share));
                 (args.out.max[first + g], args.out.sum[first + g]) = (max, sum);
             }
             if !visible.is_empty() {
-                by_count!(count, values_of::<L, E>((v.as_ptr(), args.next.0), hd, &visible, scores, acc));
+                by_count!(count, values_of::<L, E>(v.as_ptr(), hd, &visible, scores, acc, &mut keys));
             }
         }
         first += count;
@@ -101,15 +127,15 @@ fn pages(slots: &Range<usize>) -> Range<usize> {
 /// Scores of `G` vectors against whole pages: `scores` `[G, SEGMENT_TOKENS]`.
 #[inline(always)]
 unsafe fn scores_of<L: Lanes, E: Elem, const G: usize>(
-    (k, next): (*const E, *const u8),
+    k: *const E,
     hd: usize,
     pages: Range<usize>,
     (q, scale): (*const f32, f32),
     scores: *mut f32,
+    values: &mut Ahead,
 ) {
     let row_bytes = PAGE_TOKENS * size_of::<E>();
-    for page in pages.clone() {
-        let next = following(k.cast(), hd * row_bytes, page, &pages, next);
+    for page in pages {
         for t in (0..PAGE_TOKENS).step_by(2 * L::N) {
             let mut acc = [[L::splat(0.0); 2]; G];
             // SAFETY: the page's rows of 32 tokens; `q` is `[G, hd]`; scores of this page.
@@ -118,7 +144,7 @@ unsafe fn scores_of<L: Lanes, E: Elem, const G: usize>(
                 for d in 0..hd {
                     let row = k.add(d * PAGE_TOKENS);
                     if t == 0 {
-                        ask_for::<L>(next.wrapping_add(d * row_bytes), row_bytes);
+                        values.ask::<L>(row_bytes / 2);
                     }
                     let keys = [E::load::<L>(row), E::load::<L>(row.add(L::N))];
                     for g in 0..G {
@@ -140,7 +166,11 @@ unsafe fn scores_of<L: Lanes, E: Elem, const G: usize>(
 
 /// Scores to probabilities in place, whole groups of 16 slots: hidden slots of them get 0. Returns maximum and sum.
 #[inline(always)]
-unsafe fn softmax<L: Lanes>(scores: *mut f32, visible: &Range<usize>) -> (f32, f32) {
+unsafe fn softmax<L: Lanes>(
+    scores: *mut f32,
+    visible: &Range<usize>,
+    (values, share): (&mut Ahead, usize),
+) -> (f32, f32) {
     let slots = visible.start / 16 * 16..visible.end.next_multiple_of(16);
     let (mut max, mut sum) = ([L::splat(f32::NEG_INFINITY); 4], [L::splat(0.0); 4]);
     // SAFETY: `slots` lie in the segment's row of scores.
@@ -156,6 +186,7 @@ unsafe fn softmax<L: Lanes>(scores: *mut f32, visible: &Range<usize>) -> (f32, f
         let max = L::largest(&max);
         let shift = L::splat(if max == f32::NEG_INFINITY { 0.0 } else { max });
         for t in slots.step_by(16) {
+            values.ask::<L>(share);
             for i in 0..16 / L::N {
                 let at = scores.add(t + i * L::N);
                 let p = L::load(at).sub(shift).exp2();
@@ -170,27 +201,25 @@ unsafe fn softmax<L: Lanes>(scores: *mut f32, visible: &Range<usize>) -> (f32, f
 /// `acc[g, d] += Σ_t p[g, t] · v[t, d]` over the visible slots: `acc` `[G, hd]`, `p` `[G, SEGMENT_TOKENS]`.
 #[inline(always)]
 unsafe fn values_of<L: Lanes, E: Elem, const G: usize>(
-    (v, next): (*const E, *const u8),
+    v: *const E,
     hd: usize,
     visible: &Range<usize>,
     p: *const f32,
     acc: *mut f32,
+    keys: &mut Ahead,
 ) {
     // Page by page, so that a page's rows are in the nearest cache when their next columns are read.
     for page in pages(visible) {
         let slots = visible.start.max(page * PAGE_TOKENS)..visible.end.min((page + 1) * PAGE_TOKENS);
-        let next = following(v.cast(), PAGE_TOKENS * hd * size_of::<E>(), page, &pages(visible), next);
         let mut d = 0;
         // SAFETY: columns `d..` of the segment's rows, as many as there are.
         unsafe {
             while d + 2 * L::N <= hd {
-                let next = next.wrapping_add(d * size_of::<E>());
-                add_values::<L, E, G, 2>(v.add(d), hd, &slots, p, acc.add(d), next);
+                add_values::<L, E, G, 2>(v.add(d), hd, &slots, p, acc.add(d), keys);
                 d += 2 * L::N;
             }
             while d + L::N <= hd {
-                let next = next.wrapping_add(d * size_of::<E>());
-                add_values::<L, E, G, 1>(v.add(d), hd, &slots, p, acc.add(d), next);
+                add_values::<L, E, G, 1>(v.add(d), hd, &slots, p, acc.add(d), keys);
                 d += L::N;
             }
             while d < hd {
@@ -214,7 +243,7 @@ unsafe fn add_values<L: Lanes, E: Elem, const G: usize, const R: usize>(
     slots: &Range<usize>,
     p: *const f32,
     to: *mut f32,
-    next: *const u8,
+    keys: &mut Ahead,
 ) {
     // SAFETY: the caller's columns of these rows; `to` and `p` as in `values_of`.
     unsafe {
@@ -226,7 +255,7 @@ unsafe fn add_values<L: Lanes, E: Elem, const G: usize, const R: usize>(
         }
         for t in slots.clone() {
             let row = v.add(t * hd);
-            ask_for::<L>(next.wrapping_add(t % PAGE_TOKENS * hd * size_of::<E>()), R * L::N * size_of::<E>());
+            keys.ask::<L>(R * L::N * size_of::<E>());
             let mut values = [L::splat(0.0); R];
             for r in 0..R {
                 values[r] = E::load::<L>(row.add(r * L::N));
@@ -267,6 +296,9 @@ pub(super) unsafe fn integers<L: Lanes>(args: &mut AttnSegmentArgs<'_>) {
         let acc = &mut args.out.acc[first * hd..(first + count) * hd];
         acc.fill(0.0);
         let acc = acc.as_mut_ptr();
+        let (start, bytes) = (pages(&visible).start, KvPart::Values.page_elems(KvDtype::I8, hd));
+        let mut values = Ahead::new(v.as_ptr().cast::<u8>().wrapping_add(start * bytes), pages(&visible).len() * bytes);
+        let mut keys = Ahead::new(args.next.0, k.len());
         // SAFETY: `check()` made sure of the lengths; `visible` lies in the segment; there is room for `GROUP` rows of
         // scores, codes and steps.
         unsafe {
@@ -276,12 +308,12 @@ pub(super) unsafe fn integers<L: Lanes>(args: &mut AttnSegmentArgs<'_>) {
                     (args.query.factors.as_ptr().add(first), args.query.offsets.as_ptr().add(first));
                 ask_for::<L>(k_scales.as_ptr().cast(), size_of_val(k_scales));
                 ask_for::<L>(v_scales.as_ptr().cast(), size_of_val(v_scales));
-                let page = KvPart::Values.page_elems(KvDtype::I8, hd);
-                let keys = (k.as_ptr().cast(), k_scales.as_ptr(), v.as_ptr().add(pages(&visible).start * page).cast());
-                by_count!(count, int_scores::<L>(keys, hd4, pages(&visible), (q, factors, offsets), scores));
+                let k = (k.as_ptr().cast(), k_scales.as_ptr());
+                by_count!(count, int_scores::<L>(k, hd4, pages(&visible), (q, factors, offsets), scores, &mut values));
             }
             for g in 0..count {
-                let (max, sum) = softmax::<L>(scores.add(g * SEGMENT_TOKENS), &visible);
+                let share = values.share((count - g) * visible.len().div_ceil(16));
+                let (max, sum) = softmax::<L>(scores.add(g * SEGMENT_TOKENS), &visible, (&mut values, share));
                 (args.out.max[first + g], args.out.sum[first + g]) = (max, sum);
                 for page in pages(&visible) {
                     let at = g * SEGMENT_TOKENS + page * PAGE_TOKENS;
@@ -295,7 +327,7 @@ pub(super) unsafe fn integers<L: Lanes>(args: &mut AttnSegmentArgs<'_>) {
                 ask_for::<L>(args.next.1, size_of_val(k_scales));
                 by_count!(
                     count,
-                    int_values::<L>((v.as_ptr().cast(), args.next.0), hd, pages(&visible), (codes, steps), acc)
+                    int_values::<L>(v.as_ptr().cast(), hd, pages(&visible), (codes, steps), acc, &mut keys)
                 );
             }
         }
@@ -309,15 +341,15 @@ type IntQueries = (*const i8, *const f32, *const i32);
 /// As [`scores_of`] for i8 keys and their scales.
 #[inline(always)]
 unsafe fn int_scores<L: Lanes, const G: usize>(
-    (k, k_scales, next): (*const u8, *const f32, *const u8),
+    (k, k_scales): (*const u8, *const f32),
     hd4: usize,
     pages: Range<usize>,
     (q, factors, offsets): IntQueries,
     scores: *mut f32,
+    values: &mut Ahead,
 ) {
     const ROW_BYTES: usize = PAGE_TOKENS * 4;
-    for page in pages.clone() {
-        let next = following(k, PAGE_TOKENS * hd4, page, &pages, next);
+    for page in pages {
         for t in (0..PAGE_TOKENS).step_by(2 * L::N) {
             // SAFETY: the page's quads of 32 tokens; `q` is `[G, hd4]`; scores and scales of this page.
             unsafe {
@@ -329,7 +361,7 @@ unsafe fn int_scores<L: Lanes, const G: usize>(
                 for quad in 0..hd4 / 4 {
                     let row = k.add(quad * ROW_BYTES);
                     if t == 0 {
-                        ask_for::<L>(next.wrapping_add(quad * ROW_BYTES), ROW_BYTES);
+                        values.ask::<L>(ROW_BYTES / 2);
                     }
                     let keys = [L::keys(L::load_int(row)), L::keys(L::load_int(row.add(4 * L::N)))];
                     for g in 0..G {
@@ -387,15 +419,15 @@ unsafe fn weights<L: Lanes>(p: *const f32, scales: *const f32, visible: &Range<u
 /// As [`values_of`] for i8 values, of whole pages: codes `[G, SEGMENT_TOKENS]`, steps `[G, SEGMENT_PAGES]`.
 #[inline(always)]
 unsafe fn int_values<L: Lanes, const G: usize>(
-    (v, next): (*const u8, *const u8),
+    v: *const u8,
     hd: usize,
     pages: Range<usize>,
     (codes, steps): (*const u8, *const f32),
     acc: *mut f32,
+    keys: &mut Ahead,
 ) {
     let page_bytes = KvPart::Values.page_elems(KvDtype::I8, hd);
-    for page in pages.clone() {
-        let next = following(v, page_bytes, page, &pages, next);
+    for page in pages {
         // SAFETY: the page's 8 rows of `hd` quads of tokens; its codes and steps; `acc` is `[G, hd]`.
         unsafe {
             let v = v.add(page * page_bytes);
@@ -403,11 +435,11 @@ unsafe fn int_values<L: Lanes, const G: usize>(
             let steps = steps.add(page);
             let mut d = 0;
             while d + 2 * L::N <= hd {
-                add_int_values::<L, G, 2>(v.add(4 * d), hd, codes, steps, acc.add(d), next.wrapping_add(4 * d));
+                add_int_values::<L, G, 2>(v.add(4 * d), hd, codes, steps, acc.add(d), keys);
                 d += 2 * L::N;
             }
             while d + L::N <= hd {
-                add_int_values::<L, G, 1>(v.add(4 * d), hd, codes, steps, acc.add(d), next.wrapping_add(4 * d));
+                add_int_values::<L, G, 1>(v.add(4 * d), hd, codes, steps, acc.add(d), keys);
                 d += L::N;
             }
             while d < hd {
@@ -434,14 +466,14 @@ unsafe fn add_int_values<L: Lanes, const G: usize, const R: usize>(
     codes: *const u8,
     steps: *const f32,
     to: *mut f32,
-    next: *const u8,
+    keys: &mut Ahead,
 ) {
     // SAFETY: the caller's columns of the page's rows.
     unsafe {
         let mut acc = [[L::int(0); R]; G];
         for quad in 0..PAGE_TOKENS / 4 {
             let row = v.add(quad * hd * 4);
-            ask_for::<L>(next.wrapping_add(quad * hd * 4), R * L::N * 4);
+            keys.ask::<L>(R * L::N * 4);
             let mut values = [L::int(0); R];
             for r in 0..R {
                 values[r] = L::load_int(row.add(r * 4 * L::N));
