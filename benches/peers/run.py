@@ -17,8 +17,8 @@ ROOT = HERE.parent.parent
 WORK = ROOT / "target" / "peers"
 
 SHAPES = {"0.5b": "qwen2.5-0.5b", "1.8b": "qwen1.5-1.8b"}
-# Pairs: name -> (our file's format and head, the peer's type and head). `q4s` is the very same tensors, `q8` the same bits
-# per weight; in the others the peer's head is what its own quantiser chooses, and `q4` is our own format.
+# Pairs: name -> (our file's format and head, the peer's type and head). `q4s` is the very same tensors, `q8` about the
+# same bits per weight; in the others the peer's head is what its own quantiser chooses, and `q4` is our own format.
 PAIRS = {
     "q8": ("q8", None, "q8_0", None),
     "q4s": ("q4s", None, "q4_0", "q8_0"),

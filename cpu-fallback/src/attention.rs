@@ -29,8 +29,8 @@ const LEAST_VECTORS: usize = 96;
 const BLOCKS: usize = 6;
 /// At most this many query vectors run one by one: registers then hold tokens.
 const FEW_VECTORS: usize = 8;
-/// Segments that a thread of a split attention takes at a time, at most.
-const MOST_SEGMENTS: usize = 8;
+/// Times that a thread of a split attention takes some of its segments, at least.
+const TAKES: usize = 4;
 /// Segments that a split attention has room for before it allocates.
 const ROOM_SEGMENTS: usize = 64;
 
@@ -310,8 +310,9 @@ fn attend_split(
         states.reserve(wanted - states.len());
         states.resize(len, 0.0);
     }
+    let grain = blocks * count / (TAKES * ctx.lanes);
     let place = |unit: usize| (unit / count, segments.start + unit % count);
-    for_each_unit(ctx, &mut states[..len], (1, len), room, MOST_SEGMENTS, &|_, mut part| {
+    for_each_unit(ctx, &mut states[..len], (1, len), room, grain, &|_, mut part| {
         let first = part.col_range().start / room;
         SCRATCH.with_borrow_mut(|Scratch { ranges, kernel, .. }| {
             for (i, out) in part.row(0).chunks_exact_mut(room).enumerate() {
