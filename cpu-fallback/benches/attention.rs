@@ -38,12 +38,12 @@ fn filled(kv: KvShape, tokens: usize, dtype: KvDtype, layers: usize) -> Segments
 fn decode(c: &mut Criterion) {
     let pool = Pool::new(threads());
     let context = 4096;
-    for (name, shape, kv) in shapes() {
-        let mut group = c.benchmark_group(format!("decode at {context}, {name}"));
+    for ((name, shape, kv), from) in shapes().flat_map(|shape| [(shape, "memory"), (shape, "caches")]) {
+        let mut group = c.benchmark_group(format!("decode at {context} from {from}, {name}"));
         for dtype in KvDtype::ALL {
             let bytes = kv.page_bytes(dtype) * (context / PAGE_TOKENS);
-            // Several layers in turn, so that K and V come from memory.
-            let mut segments = filled(kv, context, dtype, (192 << 20) / bytes);
+            // Several layers in turn, so that K and V come from memory, or one.
+            let mut segments = filled(kv, context, dtype, if from == "memory" { (192 << 20) / bytes } else { 1 });
             let layers = segments.layers();
             group.throughput(Throughput::Bytes(bytes as u64));
             let (q, mut out) =

@@ -187,6 +187,10 @@ pub(crate) struct SegmentScratch {
     pub(crate) codes: Vec<u8>,
     /// Steps of these codes.
     pub(crate) steps: Vec<f32>,
+    /// Their inverses.
+    pub(crate) inverses: Vec<f32>,
+    /// Largest weights: never NaN, whatever was computed before.
+    pub(crate) largest: Vec<f32>,
 }
 
 /// Grows `v` to `len` elements; what is in it does not matter.

@@ -83,6 +83,10 @@ pub(in crate::kernels) trait Lanes: Copy {
     /// flight for a stream from memory, and loads would wait for one of them (measured: half the speed).
     fn prefetch<T>(at: *const T);
 
+    /// Loads on either side stay there: the compiler would gather them, and spill what it loaded.
+    #[inline(always)]
+    fn fence() {}
+
     /// The largest lane of the first `16 / N` registers, none of which is NaN.
     #[inline(always)]
     fn largest(from: &[Self; 4]) -> f32 {
@@ -92,6 +96,27 @@ pub(in crate::kernels) trait Lanes: Copy {
             unsafe { from[i].store(lanes.as_mut_ptr().add(i * Self::N)) };
         }
         lanes.iter().fold(f32::NEG_INFINITY, |max, v| if *v > max { *v } else { max })
+    }
+
+    /// The largest lane of each, none of which is NaN or negative.
+    #[inline(always)]
+    fn largest_of_each(from: [Self; 8]) -> [f32; 16] {
+        std::array::from_fn(|i| match from.get(i) {
+            Some(from) => Self::largest(&[*from, Self::splat(0.0), Self::splat(0.0), Self::splat(0.0)]),
+            None => 0.0,
+        })
+    }
+
+    /// The low bytes of the first `32 / N` registers, which hold 0 … 255 or what NaN became.
+    ///
+    /// # Safety
+    /// 32 bytes can be written at `to`.
+    #[inline(always)]
+    unsafe fn store_32_bytes(from: [Self::Int; 8], to: *mut u8) {
+        for i in 0..32 / Self::N {
+            // SAFETY: N of the caller's bytes.
+            unsafe { Self::store_bytes(from[i], to.add(i * Self::N)) };
+        }
     }
 
     /// The sum of the first `16 / N` registers' lanes as a tree of halves.
