@@ -150,10 +150,7 @@ impl Call<'_> {
         out: &mut [f32],
     ) {
         let start = segment * SEGMENT_TOKENS;
-        let next = match next {
-            Some((kv_head, segment)) if query.width == 1 => self.address(kv_head, segment),
-            _ => (std::ptr::null(), std::ptr::null()),
-        };
+        let next = next.filter(|_| query.width == 1);
         let slot = |position: usize| (position.clamp(start, start + SEGMENT_TOKENS) - start) as u16;
         ranges.clear();
         for r in rows.clone() {
@@ -168,7 +165,13 @@ impl Call<'_> {
         let shape = KvShape { kv_heads: self.shape.kv_heads, head_dim: self.shape.head_dim };
         let keys = shape.head_elems(KvPart::Keys, self.dtype);
         let values = shape.head_elems(KvPart::Values, self.dtype);
-        self.kv.with_segment(segment, &mut |data| {
+        let segments = [next.map_or(segment, |(_, next)| next), segment];
+        let mut address = (std::ptr::null(), std::ptr::null());
+        self.kv.with_segments(&segments[usize::from(next.is_none())..], &mut |i, data| {
+            if let (0, Some((head, _))) = (i, next) {
+                address = Self::address(data.k.head(head, keys));
+                return;
+            }
             let same = data.k.dtype() == self.dtype && data.v.dtype() == self.dtype;
             let (Some(k), Some(v), true) = (data.k.head(kv_head, keys), data.v.head(kv_head, values), same) else {
                 let expected = self.shape.kv_heads * keys;
@@ -177,24 +180,18 @@ impl Call<'_> {
                 return;
             };
             let out = AttnState::of(out, query.vectors);
-            self.kernels.attn_segment(&mut AttnSegmentArgs { query, k, v, ranges, out, next, scratch });
+            self.kernels.attn_segment(&mut AttnSegmentArgs { query, k, v, ranges, out, next: address, scratch });
         });
     }
 
-    /// Where a head's keys and their scales of a segment lie.
-    fn address(&self, kv_head: usize, segment: usize) -> (*const u8, *const u8) {
-        let shape = KvShape { kv_heads: self.shape.kv_heads, head_dim: self.shape.head_dim };
-        let elems = shape.head_elems(KvPart::Keys, self.dtype);
-        let mut at = (std::ptr::null(), std::ptr::null());
-        self.kv.with_segment(segment, &mut |data| {
-            at = match data.k.head(kv_head, elems) {
-                Some(KvSlice::F32(k)) => (k.as_ptr().cast(), std::ptr::null()),
-                Some(KvSlice::F16(k)) => (k.as_ptr().cast(), std::ptr::null()),
-                Some(KvSlice::I8 { codes, scales }) => (codes.as_ptr().cast(), scales.as_ptr().cast()),
-                None => at,
-            };
-        });
-        at
+    /// Where a head's keys and their scales lie.
+    fn address(keys: Option<KvSlice<'_>>) -> (*const u8, *const u8) {
+        match keys {
+            Some(KvSlice::F32(k)) => (k.as_ptr().cast(), std::ptr::null()),
+            Some(KvSlice::F16(k)) => (k.as_ptr().cast(), std::ptr::null()),
+            Some(KvSlice::I8 { codes, scales }) => (codes.as_ptr().cast(), scales.as_ptr().cast()),
+            None => (std::ptr::null(), std::ptr::null()),
+        }
     }
 
     fn merge(&self, total: &mut [f32], part: &[f32], query: &AttnQuery) {

@@ -303,6 +303,13 @@ pub trait KvSegments: Sync {
 
     /// Calls `f` once with segment `segment`.
     fn with_segment(&self, segment: usize, f: &mut dyn FnMut(KvSegment<'_>));
+
+    /// Calls `f(i, segment)` once with each of `segments`, in order.
+    fn with_segments(&self, segments: &[usize], f: &mut dyn FnMut(usize, KvSegment<'_>)) {
+        for (i, segment) in segments.iter().enumerate() {
+            self.with_segment(*segment, &mut |data| f(i, data));
+        }
+    }
 }
 
 /// K and V of one session and layer, writable.

@@ -131,4 +131,20 @@ impl KvSegments for LayerKv<'_> {
         let (slab, bytes) = places.find(segment, self.layer);
         f(KvSegment::of(&places.shape, places.dtype, &self.cache.slabs[slab].read().as_slice()[bytes]));
     }
+
+    /// Segments of one slab share its lock; never two locks at once.
+    fn with_segments(&self, segments: &[usize], f: &mut dyn FnMut(usize, KvSegment<'_>)) {
+        let places = &self.cache.places;
+        let find = |segment: usize| places.find(segment, self.layer);
+        let mut first = 0;
+        while first < segments.len() {
+            let (slab, _) = find(segments[first]);
+            let same = segments[first..].iter().take_while(|segment| find(**segment).0 == slab).count();
+            let data = self.cache.slabs[slab].read();
+            for (i, segment) in segments.iter().enumerate().skip(first).take(same) {
+                f(i, KvSegment::of(&places.shape, places.dtype, &data.as_slice()[find(*segment).1]));
+            }
+            first += same;
+        }
+    }
 }

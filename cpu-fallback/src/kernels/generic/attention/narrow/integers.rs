@@ -32,7 +32,9 @@ pub(in super::super) unsafe fn integers<L: Lanes>(args: &mut AttnSegmentArgs<'_>
     while first < args.ranges.len() {
         let (count, visible) = run::<L>(args.ranges, first);
         let acc = &mut args.out.acc[first * hd..(first + count) * hd];
-        acc.fill(0.0);
+        if visible.is_empty() || !wide_lines::<L>() {
+            acc.fill(0.0);
+        }
         let acc = acc.as_mut_ptr();
         let mut ahead = Ahead::new(k, v, args.next.0);
         let (mut scales, mut next_scales) =
@@ -40,19 +42,25 @@ pub(in super::super) unsafe fn integers<L: Lanes>(args: &mut AttnSegmentArgs<'_>
         // SAFETY: `check()` made sure of the lengths; `visible` lies in the segment; there is room for `GROUP` rows of
         // scores, codes and steps.
         unsafe {
+            let mut max = [L::splat(f32::NEG_INFINITY); 8];
             if !visible.is_empty() {
                 let q = args.query.codes.as_ptr().add(first * hd4);
                 let (factors, offsets) =
                     (args.query.factors.as_ptr().add(first), args.query.offsets.as_ptr().add(first));
                 let k = (k.as_ptr().cast(), k_scales.as_ptr());
                 let q = (q, factors, offsets);
-                by_count!(count, int_scores::<L>(k, hd4, pages(&visible), q, scores, (&mut ahead, &mut scales)));
+                max = by_count!(count, int_scores::<L>(k, hd4, pages(&visible), q, scores, (&mut ahead, &mut scales)));
             }
             // One step for all vectors before the next step: each ends in a chain of dependent instructions, and these overlap.
             let row = |g: usize| g * SEGMENT_TOKENS;
             let whole = pages(&visible).start * PAGE_TOKENS..pages(&visible).end * PAGE_TOKENS;
             for g in 0..count {
-                args.out.max[first + g] = largest_score::<L>(scores.add(row(g)), &visible, &whole, &mut ahead);
+                args.out.max[first + g] = if wide_lines::<L>() && visible == whole {
+                    ahead.ask::<L>(LINE_BYTES);
+                    L::largest(&[max[g]; 4])
+                } else {
+                    largest_score::<L>(scores.add(row(g)), &visible, &whole, &mut ahead)
+                };
             }
             for g in 0..count {
                 let (max, largest) = (args.out.max[first + g], largest.add(g * SEGMENT_PAGES * L::N));
@@ -85,10 +93,16 @@ pub(in super::super) unsafe fn integers<L: Lanes>(args: &mut AttnSegmentArgs<'_>
     }
 }
 
+/// Whether four bytes of each lane fill a line, as in the largest registers, of which there are many, too.
+#[inline(always)]
+const fn wide_lines<L: Lanes>() -> bool {
+    4 * L::N == LINE_BYTES
+}
+
 /// Query vectors as codes `[G, hd4]`, their factors and offsets.
 type IntQueries = (*const i8, *const f32, *const i32);
 
-/// Scores of `G` vectors against whole pages: `scores` `[G, SEGMENT_TOKENS]`.
+/// Scores of `G` vectors against whole pages: `scores` `[G, SEGMENT_TOKENS]`. Returns the largest of every lane, of wide registers.
 #[inline(always)]
 unsafe fn int_scores<L: Lanes, const G: usize>(
     (k, k_scales): (*const u8, *const f32),
@@ -97,7 +111,8 @@ unsafe fn int_scores<L: Lanes, const G: usize>(
     (q, factors, offsets): IntQueries,
     scores: *mut f32,
     (ahead, scales): (&mut Ahead, &mut Ahead),
-) {
+) -> [L; 8] {
+    let mut max = [L::splat(f32::NEG_INFINITY); 8];
     const ROW_BYTES: usize = PAGE_TOKENS * 4;
     for page in pages {
         scales.ask::<L>(PAGE_TOKENS * 4 / 2);
@@ -129,11 +144,15 @@ unsafe fn int_scores<L: Lanes, const G: usize>(
                     for g in 0..G {
                         let s = L::from_int(acc[g][i]).mul(L::splat(*factors.add(g))).mul(scale);
                         s.store(scores.add(g * SEGMENT_TOKENS + slot + i * L::N));
+                        if wide_lines::<L>() {
+                            max[g] = s.max(max[g]);
+                        }
                     }
                 }
             }
         }
     }
+    max
 }
 
 /// A vector's scores, whose largest is `max`, to weights `p · scale` in place, and the largest weights of the pages
@@ -231,20 +250,21 @@ unsafe fn int_values<L: Lanes, const G: usize>(
     // Where a register's quads fill a line, columns of some pages at a time: their sums stay in registers, and every line is read
     // once. Of all pages at a time, memory would have to be far ahead. Else a page's rows are in the nearest cache when their next
     // columns are read.
-    let lines = 4 * L::N == LINE_BYTES;
-    let step = if lines { 4 } else { 1 };
+    let step = if wide_lines::<L>() { 4 } else { 1 };
     for first in pages.clone().step_by(step) {
+        let begins = first == pages.start;
         let pages = first..pages.end.min(first + step);
         let mut d = 0;
         // SAFETY: columns `d..` of the pages' 8 rows of `hd` quads of tokens; their codes and steps; `acc` is `[G, hd]`.
         unsafe {
-            while !lines && d + 2 * L::N <= hd {
+            while !wide_lines::<L>() && d + 2 * L::N <= hd {
                 add_int_values::<L, G, 2>(
                     v.add(4 * d),
                     hd,
                     pages.clone(),
                     (codes, steps),
                     acc.add(d),
+                    begins,
                     (ahead, scales, pace),
                 );
                 d += 2 * L::N;
@@ -256,9 +276,15 @@ unsafe fn int_values<L: Lanes, const G: usize>(
                     pages.clone(),
                     (codes, steps),
                     acc.add(d),
+                    begins,
                     (ahead, scales, pace),
                 );
                 d += L::N;
+            }
+            if begins && wide_lines::<L>() {
+                for g in 0..G {
+                    std::slice::from_raw_parts_mut(acc.add(g * hd + d), hd - d).fill(0.0);
+                }
             }
             for (d, g) in (d..hd).flat_map(|d| (0..G).map(move |g| (d, g))) {
                 for page in pages.clone() {
@@ -284,15 +310,16 @@ unsafe fn add_int_values<L: Lanes, const G: usize, const R: usize>(
     pages: Range<usize>,
     (codes, steps): (*const u8, *const f32),
     to: *mut f32,
+    begins: bool,
     (ahead, scales, pace): (&mut Ahead, &mut Ahead, usize),
 ) {
     // Sums of several pages stay in registers where these are large, and with them many.
-    let held = 4 * L::N == LINE_BYTES;
+    let held = wide_lines::<L>();
     // SAFETY: the caller's columns of the pages' rows.
     unsafe {
         let mut sums = [[L::splat(0.0); R]; G];
         let at = |g: usize, r: usize| to.add(g * hd + r * L::N);
-        if held {
+        if held && !begins {
             for g in 0..G {
                 for r in 0..R {
                     sums[g][r] = L::load(at(g, r));
