@@ -7,7 +7,7 @@
 //! *With shadow*: channels whose energy stands far out are left to the shadow; among the others the scale is the smallest
 //! that clips no more than [`CLIPPED_SHARE`] of the elements. Shadow repairs what is clipped exactly, so a small scale costs
 //! CPU work and buys resolution. *Hot channels*, whose float rows stay in memory: those that lose most, until they carry 80 %
-//! of all clips or are as many as may be.
+//! of all clips or their rows take [`HOT_SHARE`] of the linear's bytes.
 //!
 //! *In u8 without shadow*: by [`ScaleMethod`]; the default weighs clipping against rounding by the error of the linear's output.
 //!
@@ -18,7 +18,10 @@
 //! *Importance*, until [`crate::schedule`] measures it: the share of the input's energy that clipping takes away.
 
 use crate::{RuntimeError, float_pass::WatchedLinear};
-use coexec_model::{Calibration, LayerIdx, LinearCalibration, Scales, Schedule, Treatment};
+use coexec_model::{
+    Calibration, LayerIdx, LinearCalibration, Scales, Schedule, Treatment, WeightFormat,
+    layout::{PANEL_ROWS, panel_layout},
+};
 use std::str::FromStr;
 
 /// Share of a linear's input elements that may be clipped.
@@ -31,8 +34,8 @@ pub const WIDE_MARGIN: f32 = 1.25;
 const STANDS_OUT: f32 = 5.0;
 /// Most channels whose values the scale may leave out.
 const STANDING_OUT_SHARE: f64 = 0.05;
-/// Most channels that are hot when nobody asks for another share.
-pub const HOT_SHARE: f64 = 0.005;
+/// What float rows of hot channels may take, as a share of the linear's packed bytes, when nobody asks for another.
+pub const HOT_SHARE: f64 = 0.01;
 /// Hot channels carry at least this share of all clips, if their number allows.
 const HOT_COVERAGE: f64 = 0.8;
 /// Rows on which scales are compared.
@@ -86,10 +89,10 @@ pub fn calibrate_linear(
     l: &mut WatchedLinear<'_>,
     parts: &[usize],
     method: ScaleMethod,
-    hot_share: f64,
+    most_hot: usize,
 ) -> Result<LinearCalibration, RuntimeError> {
     let k = l.weights.k;
-    let mut calibration = calibrate_input(l.input, k, hot_share);
+    let mut calibration = calibrate_input(l.input, k, most_hot);
     let mut product = |x: &[f32]| -> Result<Vec<f32>, RuntimeError> {
         let mut y = Vec::new();
         l.weights.multiply(&l.ctx, x, &mut y, l.scratch)?;
@@ -215,10 +218,17 @@ pub(crate) fn quantile(values: &mut [f32], share: f64) -> f32 {
     *values.select_nth_unstable_by(at, f32::total_cmp).1
 }
 
-/// Scale, hot channels (at most `hot_share` of all) and importance of a linear from its inputs `x` `[tokens, k]`. Output scales
+/// Most channels of a linear `[n, k]` whose float rows (f16) fit `share` of its packed bytes.
+#[must_use]
+pub fn most_hot(format: WeightFormat, n: usize, k: usize, share: f64) -> usize {
+    let bytes = panel_layout(format, k).bytes * n.div_ceil(PANEL_ROWS);
+    ((bytes as f64 * share / (2 * n.max(1)) as f64) as usize).min(k)
+}
+
+/// Scale, hot channels (at most `most_hot`) and importance of a linear from its inputs `x` `[tokens, k]`. Output scales
 /// are left empty.
 #[must_use]
-pub fn calibrate_input(x: &[f32], k: usize, hot_share: f64) -> LinearCalibration {
+pub fn calibrate_input(x: &[f32], k: usize, most_hot: usize) -> LinearCalibration {
     let tokens = x.len() / k.max(1);
     let mut energy = vec![0.0f64; k];
     for row in x.chunks_exact(k) {
@@ -253,7 +263,6 @@ pub fn calibrate_input(x: &[f32], k: usize, hot_share: f64) -> LinearCalibration
     let mut order: Vec<usize> = (0..k).filter(|c| clips[*c] > 0).collect();
     order.sort_by(|a, b| lost[*b].total_cmp(&lost[*a]).then(a.cmp(b)));
     let all: u64 = clips.iter().sum();
-    let most_hot = if hot_share > 0.0 { ((k as f64 * hot_share) as usize).clamp(1, k) } else { 0 };
     let (mut covered, mut hot_channels) = (0u64, Vec::new());
     for c in order.into_iter().take(most_hot) {
         if covered as f64 >= HOT_COVERAGE * all as f64 {
@@ -339,6 +348,20 @@ mod tests {
     }
 
     #[test]
+    fn float_rows_stay_within_their_share_of_the_linear() {
+        for format in [WeightFormat::Q8, WeightFormat::Q4, WeightFormat::Q4s, WeightFormat::F32] {
+            for (n, k) in [(5504usize, 2048), (256, 704), (64, 64), (7, 3)] {
+                let bytes = (panel_layout(format, k).bytes * n.div_ceil(PANEL_ROWS)) as f64;
+                let hot = most_hot(format, n, k, HOT_SHARE);
+                assert!((hot * 2 * n) as f64 <= bytes * HOT_SHARE, "{format} {n}x{k}: {hot}");
+                assert!(hot == k || ((hot + 1) * 2 * n) as f64 > bytes * HOT_SHARE, "{format} {n}x{k}: {hot}");
+            }
+        }
+        assert_eq!(most_hot(WeightFormat::Q8, 5504, 2048, HOT_SHARE), 10);
+        assert_eq!(most_hot(WeightFormat::Q8, 5504, 2048, 0.0), 0);
+    }
+
+    #[test]
     fn outlier_channels_are_hot_and_do_not_widen_the_scale() {
         let (k, tokens) = (128, 500);
         let plain = gaussian(k * tokens);
@@ -347,7 +370,7 @@ mod tests {
             row[5] *= 32.0;
             row[90] *= 32.0;
         }
-        let (a, b) = (calibrate_input(&plain, k, 0.02), calibrate_input(&outliers, k, 0.02));
+        let (a, b) = (calibrate_input(&plain, k, 2), calibrate_input(&outliers, k, 2));
         assert!(b.hot_channels.contains(&5) && b.hot_channels.contains(&90), "{:?}", b.hot_channels);
         assert!((b.input_scale / a.input_scale - 1.0).abs() < 0.05, "{} {}", a.input_scale, b.input_scale);
         // Three sigma clip 0.27 % of a Gaussian.
@@ -377,7 +400,7 @@ mod tests {
 
     #[test]
     fn silent_inputs_get_a_usable_scale() {
-        let c = calibrate_input(&vec![0.0; 64 * 10], 64, HOT_SHARE);
+        let c = calibrate_input(&vec![0.0; 64 * 10], 64, 1);
         assert!(c.input_scale > 0.0 && c.hot_channels.is_empty());
         assert!(output_scales(&[0.0; 30], &[1, 2]).iter().all(|s| *s > 0.0));
     }

@@ -39,7 +39,7 @@ pub struct ImportOptions {
     pub calibration_tokens: usize,
     /// How linears run on the NPU, until they are measured ([`crate::schedule`]).
     pub treatment: Treatment,
-    /// Most input channels of a linear, as a share, whose float rows the file keeps for its shadow.
+    /// What float rows of hot channels may take, as a share of each linear's packed bytes.
     pub hot_share: f64,
     /// How the scales of u8 inputs without shadow are chosen.
     pub scales: ScaleMethod,
@@ -249,7 +249,8 @@ impl Watcher for Calibrate<'_> {
     fn linear(&mut self, mut l: WatchedLinear<'_>) -> Result<(), RuntimeError> {
         let weights = l.weights;
         let parts = self.config.linear_parts(l.kind);
-        let mut calibration = calibrate::calibrate_linear(&mut l, &parts, self.options.scales, self.options.hot_share)?;
+        let most_hot = calibrate::most_hot(self.options.weights, weights.n, weights.k, self.options.hot_share);
+        let mut calibration = calibrate::calibrate_linear(&mut l, &parts, self.options.scales, most_hot)?;
         calibration.treatment = self.options.treatment;
         let mut hot = Vec::new();
         for channel in &calibration.hot_channels {

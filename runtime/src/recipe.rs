@@ -9,7 +9,7 @@
 //!         | "absmax" | "mse" | "gptq"        how their codes and scales are chosen
 //!         | "u8" | "u8+shadow" | "u8+float" | "u16"      how linears run on the NPU
 //!         | "auto" ["=" share]               measured per linear, share of perplexity that may be lost, default 1%
-//!         | "hot=" share                      of a linear's channels whose float rows stay in memory, default 0.5%
+//!         | "hot=" share                      of a linear's bytes for float rows that stay in memory, default 1%
 //!         | "scales=" method                 of u8 inputs without shadow: max, p99.9, mse or output
 //! ```
 //! Transforms apply in the order given; of the others the last one counts. `smooth,q8,u8+shadow` is a recipe.
@@ -110,7 +110,7 @@ impl FromStr for Recipe {
                 ("hot", Some(value)) => {
                     let none = matches!(value.trim_end_matches('%').trim().parse(), Ok(0.0)).then_some(0.0);
                     let share = none.or_else(|| share(value)).filter(|s| *s <= 1.0);
-                    recipe.hot_share = Some(share.ok_or_else(|| bad("use a share of the channels, as in hot=0.5%"))?);
+                    recipe.hot_share = Some(share.ok_or_else(|| bad("use a share of the bytes, as in hot=1%"))?);
                 }
                 ("awq", None) => recipe.transforms.push(Transform::Awq),
                 (_, None) => {

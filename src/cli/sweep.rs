@@ -74,13 +74,15 @@ const IMPORTANCE: &str = "
 ## Does importance rank linears?
 
 Spearman's correlation, over linears, of an importance found on the calibration text's last windows with what leaving that
-linear's shadow out does on the text to measure on; 95 % bootstrap intervals.
+linear's shadow out does to the divergence from the CPU path on all of the text to measure on (64 windows of it at most); 95 %
+bootstrap intervals. *Halves*: leaving one out on one half of that text with the other half, which no estimate can be expected to
+pass by much.
 
 ";
 /// Windows that importance is estimated on.
-const ESTIMATE_WINDOWS: usize = 4;
-/// Windows that it is judged on.
-const TRUTH_WINDOWS: usize = 8;
+const ESTIMATE_WINDOWS: usize = 32;
+/// Windows that it is judged on, at most: on few of them, linears whose shadow is worth little rank by chance.
+const TRUTH_WINDOWS: usize = 64;
 /// Longest line of the tables' text.
 const WIDTH: usize = 120;
 /// Shape whose simulated prefill speed is shown: the models that can be measured here are far too small for it.
@@ -144,6 +146,8 @@ struct Importance {
     measured: RankCorrelation,
     /// Of llm.npu's largest activation over scale.
     max_over_scale: RankCorrelation,
+    /// Of leaving one out on one half of that text with the other half.
+    halves: RankCorrelation,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -307,15 +311,29 @@ impl Sweeper<'_> {
         let all = Windows::of_text(&cpu, &self.calibrate, windows.window_tokens(), usize::MAX)?;
         let seen = all.part(all.len().saturating_sub(ESTIMATE_WINDOWS)..all.len());
         let seen_reference = seen.reference(&cpu, self.cancel)?;
+        // Judged by halves of equal length, whose agreement says how well any estimate can do.
+        let unseen = Windows::of_text(&cpu, &self.text, windows.window_tokens(), TRUTH_WINDOWS)?;
+        let half = unseen.len() / 2;
+        let halves = [0..half, half..2 * half]
+            .map(|range| {
+                let part = unseen.part(range);
+                part.reference(&cpu, self.cancel).map(|reference| (part, reference))
+            })
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>()?;
         drop(cpu);
         let divergence = bench.divergence(layers, &seen, &seen_reference, &mut |_, _| {})?;
         let estimate: Vec<f64> = divergence.iter().flatten().map(|d| d.importance()).collect();
-        let unseen = windows.part(0..windows.len().min(TRUTH_WINDOWS));
-        let truth = study::leave_one_out(&bench, layers, &unseen, reference, &mut |_, _| {})?;
+        let truths = halves
+            .iter()
+            .map(|(half, reference)| study::leave_one_out(&bench, layers, half, reference, &mut |_, _| {}))
+            .collect::<Result<Vec<_>, _>>()?;
+        let truth: Vec<f64> = truths[0].iter().zip(&truths[1]).map(|(a, b)| a + b).collect();
         self.out.importance.push(Importance {
             model: model.to_owned(),
             measured: study::rank_correlation(&estimate, &truth),
             max_over_scale: study::rank_correlation(&study::max_over_scale(&calibration), &truth),
+            halves: study::rank_correlation(&truths[0], &truths[1]),
         });
         for (linear, importance) in calibration.layers.iter_mut().flatten().zip(&estimate) {
             linear.importance = *importance as f32;
@@ -386,13 +404,16 @@ impl Sweep {
             )?;
         }
         out.push_str(IMPORTANCE);
-        writeln!(out, "| model | our estimate | 95 % interval | largest activation / scale | 95 % interval |")?;
-        writeln!(out, "|---|---:|---|---:|---|")?;
+        writeln!(
+            out,
+            "| model | our estimate | 95 % interval | largest activation / scale | 95 % interval | halves |"
+        )?;
+        writeln!(out, "|---|---:|---|---:|---|---:|")?;
         for i in &self.importance {
-            let (a, b) = (i.measured, i.max_over_scale);
+            let (a, b, halves) = (i.measured, i.max_over_scale, i.halves.value);
             writeln!(
                 out,
-                "| {} | {:.2} | {:.2} … {:.2} | {:.2} | {:.2} … {:.2} |",
+                "| {} | {:.2} | {:.2} … {:.2} | {:.2} | {:.2} … {:.2} | {halves:.2} |",
                 i.model, a.value, a.low, a.high, b.value, b.low, b.high
             )?;
         }
@@ -423,7 +444,7 @@ impl SweepArgs {
         let name = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         format!(
             "Made by `coexec eval sweep`. Calibrated on the first {} tokens of `{}` (importance: on its last {ESTIMATE_WINDOWS} \
-             windows; `auto`: on its later half), measured on the first {} windows of `{}` (leaving one out: {TRUTH_WINDOWS}).",
+             windows; `auto`: on its later half), measured on the first {} windows of `{}`.",
             ImportOptions::default().calibration_tokens,
             name(&self.calibrate),
             self.windows,
