@@ -34,7 +34,9 @@ fn has_libclang() -> bool {
         std::fs::read_dir(dir).into_iter().flatten().flatten().any(|e| {
             let name = e.file_name();
             let name = name.to_string_lossy();
-            name.starts_with("libclang.") || name.starts_with("libclang-")
+            // Not libclang-cpp, which is another library and comes with LLVM's tools.
+            let rest = name.strip_prefix("libclang").unwrap_or_default();
+            rest.starts_with('.') || rest.strip_prefix('-').is_some_and(|v| v.starts_with(|c: char| c.is_ascii_digit()))
         })
     };
     let mut dirs: Vec<_> = [
