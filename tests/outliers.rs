@@ -138,7 +138,7 @@ struct Statistics {
 impl Watcher for Statistics {
     fn linear(&mut self, l: WatchedLinear<'_>) -> Result<(), RuntimeError> {
         let k = l.weights.k;
-        let (range, tokens) = (calibrate_input(l.input, k, 1).input_scale * 127.0 * FAR, l.input.len() / k);
+        let (range, tokens) = (calibrate_input(l.input, k, 0).input_scale * 127.0 * FAR, l.input.len() / k);
         let (mut counts, mut maxima) = (vec![0usize; k], vec![0f32; k]);
         for row in l.input.chunks_exact(k) {
             for (c, v) in row.iter().enumerate() {

@@ -165,10 +165,11 @@ impl Call<'_> {
         let shape = KvShape { kv_heads: self.shape.kv_heads, head_dim: self.shape.head_dim };
         let keys = shape.head_elems(KvPart::Keys, self.dtype);
         let values = shape.head_elems(KvPart::Values, self.dtype);
-        let segments = [next.map_or(segment, |(_, next)| next), segment];
+        // The next segment's address first: it usually shares this one's lock.
+        let (head, following) = next.unwrap_or((kv_head, segment));
         let mut address = (std::ptr::null(), std::ptr::null());
-        self.kv.with_segments(&segments[usize::from(next.is_none())..], &mut |i, data| {
-            if let (0, Some((head, _))) = (i, next) {
+        self.kv.with_segments(&[following, segment][usize::from(next.is_none())..], &mut |i, data| {
+            if i == 0 && next.is_some() {
                 address = Self::address(data.k.head(head, keys));
                 return;
             }

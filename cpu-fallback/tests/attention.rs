@@ -180,6 +180,12 @@ fn what_is_not_visible_changes_nothing() {
             attend(&ctx, &shape, &clean.q, 0, &pages, &mut out).expect("fits");
             assert_eq!(bits(&out[..80 * 48]), bits(&expected[..80 * 48]), "{dtype:?} {}", kernels.name());
             assert!(out[80 * 48..].iter().all(|v| !v.is_finite()), "{dtype:?} {}", kernels.name());
+            // Rows alone, as in a decode step.
+            for row in [0, 31, 63, 64, 71, 79] {
+                let (q, at) = (&clean.q[row * 48..][..48], row * 48);
+                attend(&ctx, &shape, q, row, &pages, &mut out[..48]).expect("fits");
+                assert_eq!(bits(&out[..48]), bits(&expected[at..at + 48]), "{dtype:?} {} {row}", kernels.name());
+            }
         }
     }
 }

@@ -148,3 +148,33 @@ impl KvSegments for LayerKv<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use coexec_cpu::KvSlice;
+
+    #[test]
+    fn segments_together_are_the_segments_one_by_one() {
+        let config = coexec_model::random::named_config("qwen2.5-0.5b").expect("a known shape");
+        let mut cache = KvCache::with_layers(&config, KvDtype::F16, 2);
+        let per_slab = cache.places.segments;
+        cache.reserve(3 * per_slab * SEGMENT_TOKENS);
+        let layer = cache.layer(1);
+        let place = |data: &KvSegment<'_>| match data.v {
+            KvSlice::F16(values) => (values.as_ptr(), values.len()),
+            _ => panic!("f16"),
+        };
+        let last = 3 * per_slab - 1;
+        // In one slab, across slabs, backwards, the same twice, none.
+        for segments in [vec![0, 1], vec![per_slab, per_slab - 1], vec![last, 0, 1, per_slab], vec![2, 2], vec![]] {
+            let mut got = Vec::new();
+            layer.with_segments(&segments, &mut |i, data| got.push((i, place(&data))));
+            let mut expected = Vec::new();
+            for (i, segment) in segments.iter().enumerate() {
+                layer.with_segment(*segment, &mut |data| expected.push((i, place(&data))));
+            }
+            assert_eq!(got, expected, "{segments:?}");
+        }
+    }
+}

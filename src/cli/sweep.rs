@@ -1,7 +1,7 @@
 //! `coexec eval sweep`: recipes × models in one table, and quality against what it costs.
 
 use super::shared::{read_text, write_file};
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::Args;
 use coexec::{
     CancelToken, Engine, EngineOptions, NpuChoice, ScheduleChoice,
@@ -75,8 +75,8 @@ const IMPORTANCE: &str = "
 
 Spearman's correlation, over linears, of an importance found on the calibration text's last windows with what leaving that
 linear's shadow out does to the divergence from the CPU path on all of the text to measure on (64 windows of it at most); 95 %
-bootstrap intervals. *Halves*: leaving one out on one half of that text with the other half, which no estimate can be expected to
-pass by much.
+bootstrap intervals. *Halves*: how leaving one out on one half of that text correlates with the other half, h. An estimate
+without any error could be expected to reach √(2h / (1 + h)) (Spearman and Brown).
 
 ";
 /// Windows that importance is estimated on.
@@ -234,6 +234,8 @@ impl Sweeper<'_> {
         let engine = Engine::open(&path, self.options())?;
         let window = 256.min(engine.model().config().max_position_embeddings as usize);
         let windows = Windows::of_text(&engine, &self.text, window, self.args.windows)?;
+        let halves = Windows::of_text(&engine, &self.text, window, 2)?.len();
+        ensure!(halves == 2, "--text: {name} reads one window of {window} tokens in it; two are the least");
         let reference = windows.reference(&engine, self.cancel)?;
         drop(engine);
         let recipes: Vec<String> = if self.args.recipe.is_empty() {
@@ -314,26 +316,19 @@ impl Sweeper<'_> {
         // Judged by halves of equal length, whose agreement says how well any estimate can do.
         let unseen = Windows::of_text(&cpu, &self.text, windows.window_tokens(), TRUTH_WINDOWS)?;
         let half = unseen.len() / 2;
-        let halves = [0..half, half..2 * half]
-            .map(|range| {
-                let part = unseen.part(range);
-                part.reference(&cpu, self.cancel).map(|reference| (part, reference))
-            })
-            .into_iter()
-            .collect::<Result<Vec<_>, _>>()?;
+        let (first, second) = (unseen.part(0..half), unseen.part(half..2 * half));
+        let references = (first.reference(&cpu, self.cancel)?, second.reference(&cpu, self.cancel)?);
         drop(cpu);
         let divergence = bench.divergence(layers, &seen, &seen_reference, &mut |_, _| {})?;
         let estimate: Vec<f64> = divergence.iter().flatten().map(|d| d.importance()).collect();
-        let truths = halves
-            .iter()
-            .map(|(half, reference)| study::leave_one_out(&bench, layers, half, reference, &mut |_, _| {}))
-            .collect::<Result<Vec<_>, _>>()?;
-        let truth: Vec<f64> = truths[0].iter().zip(&truths[1]).map(|(a, b)| a + b).collect();
+        let leave_out = |half, reference| study::leave_one_out(&bench, layers, half, reference, &mut |_, _| {});
+        let halves = (leave_out(&first, &references.0)?, leave_out(&second, &references.1)?);
+        let truth: Vec<f64> = halves.0.iter().zip(&halves.1).map(|(a, b)| a + b).collect();
         self.out.importance.push(Importance {
             model: model.to_owned(),
             measured: study::rank_correlation(&estimate, &truth),
             max_over_scale: study::rank_correlation(&study::max_over_scale(&calibration), &truth),
-            halves: study::rank_correlation(&truths[0], &truths[1]),
+            halves: study::rank_correlation(&halves.0, &halves.1),
         });
         for (linear, importance) in calibration.layers.iter_mut().flatten().zip(&estimate) {
             linear.importance = *importance as f32;

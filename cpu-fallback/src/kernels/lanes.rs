@@ -83,7 +83,7 @@ pub(in crate::kernels) trait Lanes: Copy {
     /// flight for a stream from memory, and loads would wait for one of them (measured: half the speed).
     fn prefetch<T>(at: *const T);
 
-    /// Loads on either side stay there: the compiler would gather them, and spill what it loaded.
+    /// Keeps loads on either side where the compiler would gather them, and spill what it loaded. No instruction.
     #[inline(always)]
     fn fence() {}
 

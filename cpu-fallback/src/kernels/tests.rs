@@ -13,6 +13,7 @@ use coexec_model::{
 use half::f16;
 use lanes::Lanes as _;
 use proptest::prelude::*;
+use std::cell::RefCell;
 
 /// xorshift: the same numbers on every machine.
 pub(crate) struct Numbers(u64);
@@ -364,6 +365,7 @@ fn exp_is_within_one_ulp_and_one_function() {
         }
     }
     assert!(worst < 1.0, "{worst} ULP");
+    merges_weigh_by_exp2();
     for (x, y) in [(0.0, 1.0), (-0.0, 1.0), (f32::NEG_INFINITY, 0.0), (f32::INFINITY, f32::INFINITY), (-1e30, 0.0)] {
         assert_eq!(generic::exp(x), y);
     }
@@ -409,6 +411,8 @@ fn by_vector(query: &AttnQuery, state: &[f32], vectors: usize) -> Vec<Vec<u32>> 
 #[test]
 fn attention_segments_equal_the_reference() {
     let mut numbers = Numbers::new(8);
+    // One for everything, as a thread has it: what an earlier segment left there changes nothing.
+    let scratch = RefCell::new(SegmentScratch::default());
     for hd in [1, 2, 7, 8, 16, 24, 31, 32, 64, 80, 96, 128, 256] {
         for vectors in [1, 2, 7, 8, 9, 20, 50, 100] {
             let written = 100 + (numbers.next() % 157) as usize;
@@ -447,7 +451,7 @@ fn attention_segments_equal_the_reference() {
                             ranges: &ranges,
                             out: AttnState::of(&mut state, query.vectors),
                             next: (std::ptr::null(), std::ptr::null()),
-                            scratch: &mut SegmentScratch::default(),
+                            scratch: &mut scratch.borrow_mut(),
                         });
                         states.push(by_vector(&query, &state, vectors));
                         let mut sum = AttnState::of(&mut total, query.vectors);
@@ -477,6 +481,25 @@ fn attention_segments_equal_the_reference() {
     }
 }
 
+/// Every set's `exp2`, seen through a merge: a part with the maximum `x` and the sum 1 weighs `2^x` beside the maximum 0.
+fn merges_weigh_by_exp2() {
+    let around = |x: f32| (-3..=3).map(move |step| f32::from_bits((x.to_bits() as i32 + step) as u32));
+    let edges = [-0.5, -1.5, -125.5, -126.0, -126.5, -127.0, -127.5, -128.0, -150.0].into_iter().flat_map(around);
+    let every = (0..40_000u32).map(|i| -f32::from_bits(i.wrapping_mul(53_687)));
+    let special = [0.0, -0.0, f32::NEG_INFINITY, f32::NAN, f32::MIN, -f32::MIN_POSITIVE];
+    let x: Vec<f32> = special.into_iter().chain(edges).chain(every).collect();
+    let part: Vec<f32> = x.iter().copied().chain(std::iter::repeat_n(1.0, x.len())).chain(vec![0.0; x.len()]).collect();
+    for kernels in Kernels::available() {
+        let mut total = vec![0.0; part.len()];
+        kernels.attn_merge(&mut AttnState::of(&mut total, x.len()), &AttnPart::of(&part, x.len()), 1);
+        for (x, weight) in x.iter().zip(&total[x.len()..]) {
+            let expected = reference::exp2(*x);
+            let same = weight.to_bits() == expected.to_bits() || weight.is_nan() && expected.is_nan();
+            assert!(same, "{}: 2^{x} = {weight}, not {expected}", kernels.name());
+        }
+    }
+}
+
 #[test]
 fn exp2_is_within_one_ulp_and_one_function() {
     let mut worst = 0.0f64;
@@ -499,6 +522,7 @@ fn exp2_is_within_one_ulp_and_one_function() {
         }
     }
     assert!(worst < 1.0, "{worst} ULP");
+    merges_weigh_by_exp2();
     for (x, y) in [(0.0, 1.0), (-0.0, 1.0), (-1.0, 0.5), (-126.0, f32::MIN_POSITIVE), (f32::NEG_INFINITY, 0.0)] {
         assert_eq!(reference::exp2(x), y, "{x}");
     }

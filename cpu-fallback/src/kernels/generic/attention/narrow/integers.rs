@@ -112,11 +112,12 @@ unsafe fn int_scores<L: Lanes, const G: usize>(
     scores: *mut f32,
     (ahead, scales): (&mut Ahead, &mut Ahead),
 ) -> [L; 8] {
-    let mut max = [L::splat(f32::NEG_INFINITY); 8];
     const ROW_BYTES: usize = PAGE_TOKENS * 4;
+    let mut max = [L::splat(f32::NEG_INFINITY); 8];
     for page in pages {
-        scales.ask::<L>(PAGE_TOKENS * 4 / 2);
-        scales.ask::<L>(PAGE_TOKENS * 4 / 2);
+        // A page's scales of values are two lines.
+        scales.ask::<L>(LINE_BYTES);
+        scales.ask::<L>(LINE_BYTES);
         for t in (0..PAGE_TOKENS).step_by(2 * L::N) {
             // SAFETY: the page's quads of 32 tokens; `q` is `[G, hd4]`; scores and scales of this page.
             unsafe {
@@ -173,15 +174,14 @@ unsafe fn weights<L: Lanes>(
             for i in 0..16 / L::N {
                 let slot = page * PAGE_TOKENS + t + i * L::N;
                 // SAFETY: the row of scores, the scales of its slots.
-                let w = unsafe {
+                unsafe {
                     let p = L::load(scores.add(slot)).sub(shift).exp2();
                     sum[i] = sum[i].add(p);
-                    p.mul(L::load(scales.add(slot)))
-                };
-                // SAFETY: as above.
-                unsafe { w.store(scores.add(slot)) };
-                // A hidden slot's scale may be anything: 0 times that leaves the largest as it is, and its code is 0.
-                max = w.max(max);
+                    let w = p.mul(L::load(scales.add(slot)));
+                    w.store(scores.add(slot));
+                    // A hidden slot's scale may be anything: 0 times that leaves the largest as it is, and its code is 0.
+                    max = w.max(max);
+                }
             }
         }
         // SAFETY: a register per page.
@@ -246,7 +246,6 @@ unsafe fn int_values<L: Lanes, const G: usize>(
     (ahead, scales): (&mut Ahead, &mut Ahead),
 ) {
     let pace = ahead.pace(pages.len() * PAGE_TOKENS * hd / LINE_BYTES);
-
     // Where a register's quads fill a line, columns of some pages at a time: their sums stay in registers, and every line is read
     // once. Of all pages at a time, memory would have to be far ahead. Else a page's rows are in the nearest cache when their next
     // columns are read.
@@ -257,30 +256,20 @@ unsafe fn int_values<L: Lanes, const G: usize>(
         let mut d = 0;
         // SAFETY: columns `d..` of the pages' 8 rows of `hd` quads of tokens; their codes and steps; `acc` is `[G, hd]`.
         unsafe {
-            while !wide_lines::<L>() && d + 2 * L::N <= hd {
-                add_int_values::<L, G, 2>(
-                    v.add(4 * d),
-                    hd,
-                    pages.clone(),
-                    (codes, steps),
-                    acc.add(d),
-                    begins,
-                    (ahead, scales, pace),
-                );
-                d += 2 * L::N;
+            macro_rules! columns {
+                ($registers:literal) => {
+                    while d + $registers * L::N <= hd {
+                        let (v, to) = (v.add(4 * d), acc.add(d));
+                        let ahead = (&mut *ahead, &mut *scales, pace);
+                        add_int_values::<L, G, $registers>((v, hd), pages.clone(), (codes, steps), (to, begins), ahead);
+                        d += $registers * L::N;
+                    }
+                };
             }
-            while d + L::N <= hd {
-                add_int_values::<L, G, 1>(
-                    v.add(4 * d),
-                    hd,
-                    pages.clone(),
-                    (codes, steps),
-                    acc.add(d),
-                    begins,
-                    (ahead, scales, pace),
-                );
-                d += L::N;
+            if !wide_lines::<L>() {
+                columns!(2);
             }
+            columns!(1);
             if begins && wide_lines::<L>() {
                 for g in 0..G {
                     std::slice::from_raw_parts_mut(acc.add(g * hd + d), hd - d).fill(0.0);
@@ -302,15 +291,13 @@ unsafe fn int_values<L: Lanes, const G: usize>(
     }
 }
 
-/// As [`int_values`] for `R` registers of columns.
+/// As [`int_values`] for `R` registers of columns; where `begins`, held sums begin with 0.
 #[inline(always)]
 unsafe fn add_int_values<L: Lanes, const G: usize, const R: usize>(
-    v: *const u8,
-    hd: usize,
+    (v, hd): (*const u8, usize),
     pages: Range<usize>,
     (codes, steps): (*const u8, *const f32),
-    to: *mut f32,
-    begins: bool,
+    (to, begins): (*mut f32, bool),
     (ahead, scales, pace): (&mut Ahead, &mut Ahead, usize),
 ) {
     // Sums of several pages stay in registers where these are large, and with them many.
