@@ -37,7 +37,7 @@ fn weights(model: &Model) -> Vec<&[u64]> {
     let mut parts = Vec::new();
     for weight in linears.chain([model.head()]) {
         let panels = weight.panels();
-        assert!(panels.tiles.in_place(), "`{}` is compressed: give more memory", weight.name());
+        assert!(panels.tiles.whole().is_some(), "`{}` is compressed: give more memory", weight.name());
         for tile in 0..panels.num_tiles() {
             // In place: the scratch stays empty and the bytes live as long as the model.
             let bytes = weight.tile(tile, Box::leak(Box::default())).expect("a tile");

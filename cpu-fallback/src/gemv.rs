@@ -74,7 +74,7 @@ pub fn few_rows(
     let m = input.rows();
     check_len("few rows: y [m, n]", m.checked_mul(w.n), y.len())?;
     // Compressed tiles are decompressed whole: a unit is then a tile.
-    let unit = if w.tiles.in_place() { 1 } else { w.panels_per_tile() };
+    let unit = if w.tiles.whole().is_some() { 1 } else { w.panels_per_tile() };
     let grain = (TAKE_BYTES / (unit * panel_layout(w.format, w.k).bytes).max(1)).max(1);
     let product_elems = if output == Output::Add { m * w.n.min(grain * unit * PANEL_ROWS) } else { 0 };
     scratch.reserve(ctx.lanes.max(1), product_elems);

@@ -19,8 +19,10 @@ const PARTS_PER_LANE: usize = 4;
 const PART_MIN_BYTES: usize = 32 * 1024;
 /// Most rows that count as few: weights are streamed past them. More rows reuse the weights from caches.
 pub(crate) const FEW_ROWS: usize = crate::gemv::MAX_ROWS;
-/// Multiply-adds of a part of many rows: some tens of microseconds, so that the last parts end nearly together.
-const PART_MACS: usize = 8 << 20;
+/// Parts per thread of many rows: so many that the last ones end nearly together, slow cores beside fast ones too.
+const MANY_PARTS_PER_LANE: usize = 8;
+/// Multiply-adds of a part of many rows at most: a fraction of a millisecond.
+const PART_MACS: usize = 32 << 20;
 /// Panels that kernels take together.
 const PANELS_TOGETHER: usize = 2;
 /// Fewest rows that many rows are split into: unpacking a part's weights shall not count.
@@ -163,7 +165,7 @@ fn multiply(
 /// How the output `[m, rows]` is cut into parts.
 fn grid(w: &PanelTensor<'_>, rows: &Range<usize>, m: usize, lanes: usize, panel_bytes: usize) -> Grid {
     let (cols, per_tile) = (rows.len(), w.panels_per_tile());
-    if !w.tiles.in_place() {
+    if w.tiles.whole().is_none() {
         // Every tile is decompressed once.
         let lead = rows.start / PANEL_ROWS % per_tile;
         return Grid { rows: m, cols, row_step: m, col_step: per_tile * PANEL_ROWS, col_lead: lead * PANEL_ROWS };
@@ -174,11 +176,13 @@ fn grid(w: &PanelTensor<'_>, rows: &Range<usize>, m: usize, lanes: usize, panel_
     } else if lanes == 1 {
         (m, panels(cols))
     } else {
-        let macs = PANELS_TOGETHER * PANEL_ROWS * w.k;
-        let row_blocks = (m * macs / PART_MACS).clamp(1, (m / PART_MIN_ROWS).max(1));
+        let (pairs, parts) = (panels(cols).div_ceil(PANELS_TOGETHER), lanes * MANY_PARTS_PER_LANE);
+        // Rows are only split where there are too few columns: every part unpacks its weights once.
+        let row_blocks = (parts / pairs).clamp(1, (m / PART_MIN_ROWS).max(1));
         // Whole tiles of 12 and 6 rows but for the last block.
         let row_step = m.div_ceil(row_blocks).next_multiple_of(12);
-        (row_step, (PART_MACS / (row_step.min(m) * macs)).max(1) * PANELS_TOGETHER)
+        let most = PART_MACS / (row_step.min(m) * PANELS_TOGETHER * PANEL_ROWS * w.k);
+        (row_step, (pairs / parts).min(most).max(1) * PANELS_TOGETHER)
     };
     Grid { rows: m, cols, row_step, col_step: part_panels * PANEL_ROWS, col_lead: 0 }
 }
@@ -203,6 +207,13 @@ impl<'a> Part<'a> {
     pub(crate) fn run(&self, block: &mut Block<'_, f32>, scratch: &mut AlignedBytes) -> Result<(), CpuError> {
         let columns = block.col_range();
         let mine = self.first_panel + columns.start / PANEL_ROWS..self.first_panel + panels(columns.end);
+        if let Some(whole) = self.w.tiles.whole() {
+            let bytes = self.panel_bytes * mine.start..self.panel_bytes * mine.end;
+            let (expected, got) = (self.panel_bytes * panels(self.w.n), whole.len());
+            let bytes = whole.get(bytes).ok_or(CpuError::TileSize { tile: 0, expected, got })?;
+            self.multiply(bytes, block);
+            return Ok(());
+        }
         let mut at = mine.start;
         while at < mine.end {
             let tile = at / self.w.panels_per_tile();

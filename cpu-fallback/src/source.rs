@@ -16,9 +16,10 @@ pub trait TileSource: Sync {
     /// When the tile cannot be read or does not match its checksum.
     fn tile<'s>(&'s self, index: usize, scratch: &'s mut AlignedBytes) -> Result<&'s [u8], TileError>;
 
-    /// Whether [`Self::tile`] costs nothing, so that several threads may ask for the same tile and use a part of it each.
-    fn in_place(&self) -> bool {
-        false
+    /// The whole tensor, tiles one after another, where it lies so in memory. Kernels then take any run of panels at once,
+    /// over the tiles' borders, and never call [`Self::tile`].
+    fn whole(&self) -> Option<&[u8]> {
+        None
     }
 }
 
@@ -35,16 +36,22 @@ impl<'a> SliceTiles<'a> {
     pub fn new(format: WeightFormat, k: usize, bytes: &'a [u8]) -> Self {
         Self { bytes, tile_bytes: panels_per_tile(format, k) * panel_layout(format, k).bytes }
     }
+
+    /// The bytes of tile `index`; none past the last one.
+    #[must_use]
+    pub fn at(&self, index: usize) -> &'a [u8] {
+        let start = index.saturating_mul(self.tile_bytes).min(self.bytes.len());
+        &self.bytes[start..self.bytes.len().min(start + self.tile_bytes)]
+    }
 }
 
 impl TileSource for SliceTiles<'_> {
     fn tile<'s>(&'s self, index: usize, _: &'s mut AlignedBytes) -> Result<&'s [u8], TileError> {
-        let start = index.saturating_mul(self.tile_bytes).min(self.bytes.len());
-        Ok(&self.bytes[start..self.bytes.len().min(start + self.tile_bytes)])
+        Ok(self.at(index))
     }
 
-    fn in_place(&self) -> bool {
-        true
+    fn whole(&self) -> Option<&[u8]> {
+        Some(self.bytes)
     }
 }
 

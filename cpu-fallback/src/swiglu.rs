@@ -44,7 +44,7 @@ pub fn linear_swiglu(
     scratch: &mut LinearScratch,
 ) -> Result<(), CpuError> {
     let (m, k) = (x.rows(), w.n / 2);
-    let fused = k.is_multiple_of(COLUMNS) && w.tiles.in_place() && next.is_integer() && m > linear::FEW_ROWS;
+    let fused = k.is_multiple_of(COLUMNS) && w.tiles.whole().is_some() && next.is_integer() && m > linear::FEW_ROWS;
     if !fused {
         let mut gate_up = std::mem::take(&mut scratch.gate_up);
         gate_up.resize(m * w.n, 0.0);

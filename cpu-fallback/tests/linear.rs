@@ -50,6 +50,28 @@ fn sources_lanes_chunks_and_ranges_give_the_same_bits() {
 }
 
 #[test]
+fn many_rows_take_panels_over_the_borders_of_tiles() {
+    let pool = Pool::new(3);
+    // An odd number of panels to a tile: 7 of q8, 15 of q4, 13 of q4s.
+    let (n, k, m) = (16 * 17 + 5, 2080, 200);
+    let mut numbers = Numbers::new(4);
+    let rows: Vec<Vec<f32>> = (0..n).map(|_| numbers.floats(k)).collect();
+    let x = numbers.floats(m * k);
+    for format in [WeightFormat::Q8, WeightFormat::Q4, WeightFormat::Q4s] {
+        let bytes = pack(format, k, &rows);
+        let (in_place, copied) = (SliceTiles::new(format, k, &bytes), Copied::new(format, k, &bytes));
+        let (w, apart) = (PanelTensor { format, n, k, tiles: &in_place }, PanelTensor { format, n, k, tiles: &copied });
+        assert!(w.num_tiles() > 1 && w.panels_per_tile() % 2 == 1, "{format}: {} panels", w.panels_per_tile());
+        let (mut scratch, mut expected, mut y) = (LinearScratch::new(), vec![0.0; m * n], vec![0.0; m * n]);
+        linear(&ctx(&pool, 1), &apart, &x, m, &mut expected, &mut scratch).expect("fits");
+        for (lanes, m) in [(1, m), (3, m), (3, 13)] {
+            linear(&ctx(&pool, lanes), &w, &x[..m * k], m, &mut y[..m * n], &mut scratch).expect("fits");
+            assert_eq!(bits(&y[..m * n]), bits(&expected[..m * n]), "{format} {lanes} {m}");
+        }
+    }
+}
+
+#[test]
 fn f32_linear_is_the_product() {
     let pool = Pool::new(2);
     let (n, k, m) = (33, 50, 3);

@@ -1,18 +1,18 @@
 //! The weight store: where each tensor of the packed file lives while the engine runs.
 //!
-//! A tensor is *mapped* (its tiles are stored raw and read in place), *pinned* (decompressed into anonymous memory when
+//! A tensor is *mapped* (its tiles are stored raw, one after another, and read in place), *pinned* (decompressed into anonymous memory when
 //! the model is opened) or *compressed* (its zstd frames stay as they are in the file; a tile is decompressed each time a
 //! kernel needs it). [`plan_states`] decides before anything is read; every tile's checksum is checked before first use.
 
 use crate::RuntimeError;
-use coexec_cpu::{PanelTensor, TileError, TileSource};
+use coexec_cpu::{PanelTensor, SliceTiles, TileError, TileSource};
 use coexec_model::{
     LayerIdx, TensorName, WeightFormat,
     align::AlignedBytes,
     layout,
     packed::{PackedFile, TensorEntry},
 };
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 /// Where a tensor's weights live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub enum WeightState {
 pub struct TensorSize {
     /// Bytes of its tiles when decompressed.
     pub raw_bytes: u64,
-    /// Whether every tile is stored raw and can be read in place.
+    /// Whether it is stored raw as a whole and can be read in place.
     pub in_place: bool,
 }
 
@@ -61,7 +61,8 @@ pub struct Weight {
     format: WeightFormat,
     state: WeightState,
     pinned: AlignedBytes,
-    tile_bytes: usize,
+    /// Its place in the file, where it is mapped.
+    mapped: Range<usize>,
 }
 
 impl Weight {
@@ -73,7 +74,7 @@ impl Weight {
         let entry = file.tensor(name)?;
         let format = panel_format(entry)?;
         let raw_bytes = layout::panels(entry.n) as u64 * layout::panel_layout(format, entry.k).bytes as u64;
-        let in_place = (0..entry.tiles).all(|i| file.raw_tile(entry, i).is_some());
+        let in_place = file.raw_tensor(entry).is_some();
         Ok(TensorSize { raw_bytes, in_place })
     }
 
@@ -84,19 +85,22 @@ impl Weight {
     pub fn open(file: &Arc<PackedFile>, name: TensorName, state: WeightState) -> Result<Self, RuntimeError> {
         let entry = file.tensor(name)?.clone();
         let format = panel_format(&entry)?;
-        let pinned = match state {
-            WeightState::Pinned => file.read_tensor(&entry)?,
+        let (mut pinned, mut mapped) = (AlignedBytes::default(), 0..0);
+        match state {
+            WeightState::Pinned => pinned = file.read_tensor(&entry)?,
             WeightState::Mapped => {
+                mapped = file.raw_tensor(&entry).ok_or_else(|| {
+                    RuntimeError::Schedule(format!(
+                        "tensor `{name}` cannot be read in place: its tiles are compressed or apart"
+                    ))
+                })?;
                 for tile in 0..entry.tiles {
                     file.verify_tile(&entry, tile)?;
                 }
-                AlignedBytes::default()
             }
-            WeightState::Compressed => AlignedBytes::default(),
-        };
-        let panel = layout::panel_layout(format, entry.k).bytes;
-        let tile_bytes = panel * layout::panels_per_tile(format, entry.k);
-        Ok(Self { file: Arc::clone(file), entry, format, state, pinned, tile_bytes })
+            WeightState::Compressed => {}
+        }
+        Ok(Self { file: Arc::clone(file), entry, format, state, pinned, mapped })
     }
 
     /// Its name in the file.
@@ -141,7 +145,7 @@ impl Weight {
     /// When a tile is damaged.
     pub fn for_panels(
         &self,
-        rows: std::ops::Range<usize>,
+        rows: Range<usize>,
         f: &mut dyn FnMut(usize, layout::Panel<'_>),
     ) -> Result<(), RuntimeError> {
         let per_tile = layout::panels_per_tile(self.format, self.entry.k);
@@ -173,29 +177,25 @@ fn panel_format(entry: &TensorEntry) -> Result<WeightFormat, RuntimeError> {
 }
 
 impl TileSource for Weight {
-    fn in_place(&self) -> bool {
-        self.state != WeightState::Compressed
+    fn whole(&self) -> Option<&[u8]> {
+        match self.state {
+            WeightState::Pinned => Some(self.pinned.as_slice()),
+            WeightState::Mapped => self.file.bytes(self.mapped.clone()),
+            WeightState::Compressed => None,
+        }
     }
 
     fn tile<'s>(&'s self, index: usize, scratch: &'s mut AlignedBytes) -> Result<&'s [u8], TileError> {
-        match self.state {
-            WeightState::Pinned => {
-                let start = index * self.tile_bytes;
-                Ok(&self.pinned[start..(start + self.tile_bytes).min(self.pinned.len())])
-            }
-            WeightState::Mapped => self.file.raw_tile(&self.entry, index).ok_or_else(|| TileError {
-                message: format!("tensor `{}`, tile {index}: cannot be read in place", self.entry.name),
-            }),
-            WeightState::Compressed => {
-                let fail = |e: coexec_model::packed::PackedError| TileError { message: e.to_string() };
-                let raw_bytes = self.file.tile(&self.entry, index).map_err(fail)?.raw_bytes;
-                if scratch.len() != raw_bytes {
-                    *scratch = AlignedBytes::zeroed(raw_bytes);
-                }
-                self.file.read_tile(&self.entry, index, scratch.as_mut_slice()).map_err(fail)?;
-                Ok(scratch.as_slice())
-            }
+        if let Some(whole) = self.whole() {
+            return Ok(SliceTiles::new(self.format, self.entry.k, whole).at(index));
         }
+        let fail = |e: coexec_model::packed::PackedError| TileError { message: e.to_string() };
+        let raw_bytes = self.file.tile(&self.entry, index).map_err(fail)?.raw_bytes;
+        if scratch.len() != raw_bytes {
+            *scratch = AlignedBytes::zeroed(raw_bytes);
+        }
+        self.file.read_tile(&self.entry, index, scratch.as_mut_slice()).map_err(fail)?;
+        Ok(scratch.as_slice())
     }
 }
 

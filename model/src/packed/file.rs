@@ -233,14 +233,27 @@ impl PackedFile {
         Ok(stored_range(self.record(entry, i)?))
     }
 
-    /// A tile in place, when it is stored raw and lies on a 64-byte boundary in memory. Not verified: see
-    /// [`Self::verify_tile`].
+    /// The place in the file of a whole tensor, when all its tiles are stored raw, one right after another, from a 64-byte
+    /// boundary in memory on. Not verified: see [`Self::verify_tile`].
     #[must_use]
-    pub fn raw_tile(&self, entry: &TensorEntry, i: usize) -> Option<&[u8]> {
-        match self.tile(entry, i).ok()?.data {
-            TileData::Raw(bytes) if bytes.as_ptr().addr().is_multiple_of(64) => Some(bytes),
-            _ => None,
+    pub fn raw_tensor(&self, entry: &TensorEntry) -> Option<Range<usize>> {
+        let start = stored_range(self.record(entry, 0).ok()?).start;
+        let mut end = start;
+        for i in 0..entry.tiles {
+            let record = self.record(entry, i).ok()?;
+            let range = stored_range(record);
+            if record.codec != Codec::Raw || range.start != end {
+                return None;
+            }
+            end = range.end;
         }
+        self.bytes(start..end).filter(|bytes| bytes.as_ptr().addr().is_multiple_of(64)).map(|_| start..end)
+    }
+
+    /// A part of the file, as it is stored.
+    #[must_use]
+    pub fn bytes(&self, range: Range<usize>) -> Option<&[u8]> {
+        self.storage.bytes().get(range)
     }
 
     /// Decodes tile `i` into `out` ([`TensorEntry::tile_raw_bytes`] long) and verifies it.

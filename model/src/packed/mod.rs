@@ -59,7 +59,7 @@ fn read_everything(bytes: AlignedBytes) {
     let _ = file.verify_all();
     let _ = file.summary();
     for entry in file.tensors() {
-        let _ = file.raw_tile(entry, 0);
+        let _ = file.raw_tensor(entry).map(|place| file.bytes(place));
         let _ = file.read_tensor(entry);
         let _ = file.read_vector(entry.name);
         let _ = file.read_rows_f16(entry.name);

@@ -341,21 +341,33 @@ unsafe fn panels<const SCALED: bool, const P: usize>(
                 unpack(args.format, panels[p], layout.group_scales, range.clone(), codes, scales);
             }
         }
-        // The weights of the next block come to the second cache while this one is used.
-        let bytes = if args.format == WeightFormat::Q8 { GROUP_BYTES } else { GROUP_BYTES / 2 };
-        let ahead: [*const u8; P] = std::array::from_fn(|p| {
-            let next = if range.end < groups { range.end * bytes } else { P * layout.bytes };
-            panels[p].as_ptr().wrapping_add(next)
+        // The weights of the next block come to the second cache while this one is used: codes first, then scales.
+        let (bytes, scale_bytes) = match args.format {
+            WeightFormat::Q8 => (GROUP_BYTES, 0),
+            WeightFormat::Q4 => (GROUP_BYTES / 2, 8),
+            _ => (GROUP_BYTES / 2, 32),
+        };
+        let next = if range.end < groups { (0, range.end) } else { (P * layout.bytes, 0) };
+        let ahead: [(*const u8, *const u8); P] = std::array::from_fn(|p| {
+            let panel = panels[p].as_ptr().wrapping_add(next.0);
+            (panel.wrapping_add(next.1 * bytes), panel.wrapping_add(layout.group_scales + next.1 * scale_bytes))
         });
-        let (mut line, lines) = (0, step * bytes / 64);
-        let lines_per_row = lines.div_ceil(rows.len());
+        let (codes, lines) = (step * bytes / 64, step * bytes / 64 + (step * scale_bytes).div_ceil(64));
+        let (mut line, lines_per_row) = (0, lines.div_ceil(rows.len()));
         let mut row = rows.start;
         macro_rules! tiles {
             ($m:literal) => {
                 while row + $m <= rows.end {
                     for _ in 0..$m * lines_per_row {
                         if line < lines {
-                            ahead.iter().for_each(|w| prefetch::<_MM_HINT_T1>(w.wrapping_add(line * 64).cast()));
+                            for (w, scales) in ahead {
+                                let at = if line < codes {
+                                    w.wrapping_add(line * 64)
+                                } else {
+                                    scales.wrapping_add((line - codes) * 64)
+                                };
+                                prefetch::<_MM_HINT_T1>(at.cast());
+                            }
                             line += 1;
                         }
                     }
