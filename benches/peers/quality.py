@@ -19,6 +19,7 @@ from pathlib import Path
 import llama_cpp as lib
 import numpy as np
 from llama import Llama
+from pad import pad
 
 WINDOW = 256
 FORMATS = ["q8", "q4s", "q4"]
@@ -38,9 +39,12 @@ def run(*command):
 
 def prepare(args, name):
     """All files of one model: label -> path. What is there already is kept."""
-    out = args.out / name
+    out = args.out / Path(name).name
     out.mkdir(parents=True, exist_ok=True)
-    source = args.data / "models" / name
+    source = Path(name) if (Path(name) / "config.json").exists() else args.data / "models" / name
+    if name in args.pad:
+        pad(source, out / "source")
+        source = out / "source"
     calibration = args.out / "calibration.txt"
     if not calibration.exists():
         # A page out of the middle of every book of the training corpus, none of which is evaluated on.
@@ -152,10 +156,15 @@ def interval(difference, seed=0):
     return np.quantile(means, [0.025, 0.975])
 
 
-def gguf_bits(path):
-    """Bits per weight over all matrices of a GGUF file."""
+def bits(args, path):
+    """Bits per weight over all matrices of a file."""
     import gguf
 
+    if path.suffix != ".gguf":
+        command = [args.coexec, "inspect", path, "--format", "json"]
+        out = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
+        tensors = [t for t in json.loads(out)["summary"]["tensors"] if t["k"] > 1 and not t["name"].endswith(".hot")]
+        return 8 * sum(t["raw_bytes"] for t in tensors) / sum(t["n"] * t["k"] for t in tensors)
     matrices = [t for t in gguf.GGUFReader(path).tensors if len(t.shape) > 1]
     return 8 * sum(int(t.n_bytes) for t in matrices) / sum(int(t.n_elements) for t in matrices)
 
@@ -186,9 +195,9 @@ def evaluate(args, name, text_path, files):
         perplexity = np.exp(np.mean([nll(base, ids) for ids, base in floats["f32"]]) + losses.mean())
         low, high = np.expm1(interval(losses)) * 100
         out.append({
-            "model": name, "text": text_path.stem, "label": label, "windows": len(parts),
+            "model": Path(name).name, "text": text_path.stem, "label": label, "windows": len(parts),
             "perplexity": float(perplexity),
-            "bits": gguf_bits(path) if peer else None, "loss_percent": float(np.expm1(losses.mean()) * 100),
+            "bits": bits(args, path), "loss_percent": float(np.expm1(losses.mean()) * 100),
             "loss_low": float(low), "loss_high": float(high), "kl": float(divergences.mean()),
             "kl_low": float(interval(divergences)[0]), "kl_high": float(interval(divergences)[1]),
             "window_losses": losses.tolist(), "window_kl": divergences.tolist(),
@@ -205,8 +214,7 @@ def table(results):
             losses = np.concatenate([r["window_losses"] for r in rows])
             kl = np.concatenate([r["window_kl"] for r in rows]) * 1000
             (low, high), (kl_low, kl_high) = np.expm1(interval(losses)) * 100, interval(kl)
-            bits = f" ({rows[0]['bits']:.2f} bits)" if rows[0]["bits"] else ""
-            lines.append(f"| {model} | {label}{bits} | {np.expm1(losses.mean()) * 100:+.2f} % [{low:+.2f}, {high:+.2f}] "
+            lines.append(f"| {model} | {label} ({rows[0]['bits']:.2f} bits) | {np.expm1(losses.mean()) * 100:+.2f} % [{low:+.2f}, {high:+.2f}] "
                          f"| {kl.mean():.2f} [{kl_low:.2f}, {kl_high:.2f}] |")
     return "\n".join(lines)
 
@@ -216,7 +224,10 @@ def main():
     parser.add_argument("--coexec", type=Path, default=Path("target/release/coexec"))
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("target/quality"))
-    parser.add_argument("--models", nargs="+", default=["demo", "babyllama", "stories260K"])
+    parser.add_argument("--models", nargs="+", default=["models/demo", "babyllama", "stories260K"],
+                        help="directories, or names in models/ of --data")
+    parser.add_argument("--pad", nargs="*", default=["babyllama", "stories260K"],
+                        help="models to widen to rows of whole blocks of 256 first (see pad.py)")
     parser.add_argument("--texts", nargs="+", type=Path, help="default: corpus/valid of --data")
     parser.add_argument("--windows", type=int, default=12, help="of each text")
     parser.add_argument("--calibration-tokens", type=int, default=16384)

@@ -74,15 +74,11 @@ const IMPORTANCE: &str = "
 ## Does importance rank linears?
 
 Spearman's correlation, over linears, of an importance found on the calibration text's last windows with what leaving that
-linear's shadow out does to the divergence from the CPU path on all of the text to measure on (64 windows of it at most); 95 %
-bootstrap intervals. *Halves*: how leaving one out on one half of that text correlates with the other half, h. An estimate
-without any error could be expected to reach √(2h / (1 + h)) (Spearman and Brown).
+linear's shadow out does to the divergence from the CPU path on the text to measure on; 95 % bootstrap intervals. *Halves*:
+how leaving one out on one half of that text correlates with the other half, h. An estimate without any error could be
+expected to reach √(2h / (1 + h)) (Spearman and Brown). More text, `--importance-windows`, makes both surer.
 
 ";
-/// Windows that importance is estimated on.
-const ESTIMATE_WINDOWS: usize = 32;
-/// Windows that it is judged on, at most: on few of them, linears whose shadow is worth little rank by chance.
-const TRUTH_WINDOWS: usize = 64;
 /// Longest line of the tables' text.
 const WIDTH: usize = 120;
 /// Shape whose simulated prefill speed is shown: the models that can be measured here are far too small for it.
@@ -102,6 +98,10 @@ pub(crate) struct SweepArgs {
     /// Windows to measure on
     #[arg(long, default_value_t = 16, value_name = "N")]
     windows: usize,
+    /// Windows that importance is judged on, at most; it is estimated on half as many. On few of them, linears whose shadow is
+    /// worth little rank by chance
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u32).range(4..))]
+    importance_windows: u32,
     /// Also measure an equivalent version of each model that has activation outliers, drawn by this seed
     #[arg(long, value_name = "SEED")]
     outliers: Option<u64>,
@@ -309,12 +309,13 @@ impl Sweeper<'_> {
         let layers = calibration.layers.len();
         let cpu = bench.cpu()?;
         let config = cpu.model().config().clone();
+        let judged = self.args.importance_windows as usize;
         // The calibration text's end: the estimate has not seen the text it is judged on.
         let all = Windows::of_text(&cpu, &self.calibrate, windows.window_tokens(), usize::MAX)?;
-        let seen = all.part(all.len().saturating_sub(ESTIMATE_WINDOWS)..all.len());
+        let seen = all.part(all.len().saturating_sub(judged / 2)..all.len());
         let seen_reference = seen.reference(&cpu, self.cancel)?;
         // Judged by halves of equal length, whose agreement says how well any estimate can do.
-        let unseen = Windows::of_text(&cpu, &self.text, windows.window_tokens(), TRUTH_WINDOWS)?;
+        let unseen = Windows::of_text(&cpu, &self.text, windows.window_tokens(), judged)?;
         let half = unseen.len() / 2;
         let (first, second) = (unseen.part(0..half), unseen.part(half..2 * half));
         let references = (first.reference(&cpu, self.cancel)?, second.reference(&cpu, self.cancel)?);
@@ -438,12 +439,14 @@ impl SweepArgs {
     fn describe_texts(&self) -> String {
         let name = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         format!(
-            "Made by `coexec eval sweep`. Calibrated on the first {} tokens of `{}` (importance: on its last {ESTIMATE_WINDOWS} \
-             windows; `auto`: on its later half), measured on the first {} windows of `{}`.",
+            "Made by `coexec eval sweep`. Calibrated on the first {} tokens of `{}` (importance: on its last {} windows; \
+             `auto`: on its later half), measured on the first {} windows of `{}` (importance: {} at most).",
             ImportOptions::default().calibration_tokens,
             name(&self.calibrate),
+            self.importance_windows / 2,
             self.windows,
             name(&self.text),
+            self.importance_windows,
         )
     }
 }
