@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     align::AlignedBytes,
     layout::{self, PANEL_ROWS},
-    packed::TileData,
+    packed::{TileData, wire},
     quant::{Q4sGroup, QuantRow, Quantizer},
 };
 use half::f16;
@@ -287,6 +287,27 @@ fn embedded_models_open_at_any_alignment() {
         assert_eq!(file.raw_tensor(entry).is_some(), shift == 0);
         assert_eq!(file.read_tensor(entry).unwrap().len(), entry.raw_bytes());
     }
+}
+
+#[test]
+fn tiles_in_another_order_are_not_read_in_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("raw.coexec");
+    let file = write_wide(&path, PackedOptions { min_gain_percent: 101, ..PackedOptions::default() });
+    let entry = file.tensor(TensorName::Embed).unwrap();
+    let [first, second] = [0, 1].map(|i| file.tile(entry, i).unwrap().stored().to_vec());
+    assert!(first.len() == second.len() && first != second && file.raw_tensor(entry).is_some());
+    // The records of two tiles change places: the file is as good as before, but the tensor is another one.
+    let mut bytes = AlignedBytes::copy_of(&std::fs::read(&path).unwrap());
+    let table = u64::from_le_bytes(bytes[88..96].try_into().unwrap()) as usize;
+    let at = table + entry.first_tile * wire::RECORD_BYTES;
+    bytes.as_mut_slice()[at..at + 2 * wire::RECORD_BYTES].rotate_left(wire::RECORD_BYTES);
+    wire::reseal(bytes.as_mut_slice());
+    let file = PackedFile::from_bytes(bytes).unwrap();
+    file.verify_all().unwrap();
+    let entry = file.tensor(TensorName::Embed).unwrap();
+    assert!(file.raw_tensor(entry).is_none());
+    assert_eq!(file.read_tensor(entry).unwrap()[..2 * first.len()], [second, first].concat());
 }
 
 #[test]
