@@ -30,17 +30,21 @@ def pad(source, out):
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     head_dim = hidden // heads
     times = math.lcm(hidden, BLOCK) // hidden  # heads are added whole, and with them their shares of K and V
-    to = {hidden: hidden * times, ffn: -(-ffn // BLOCK) * BLOCK, kv_heads * head_dim: kv_heads * head_dim * times}
+    wide, ffn, kv = hidden * times, -(-ffn // BLOCK) * BLOCK, kv_heads * head_dim * times
+    vocab = config["vocab_size"]
+    shapes = {
+        "embed_tokens": (vocab, wide), "lm_head": (vocab, wide), "q_proj": (wide, wide), "k_proj": (kv, wide),
+        "v_proj": (kv, wide), "o_proj": (wide, wide), "gate_proj": (ffn, wide), "up_proj": (ffn, wide), "down_proj": (wide, ffn),
+    }
     tensors = {}
     for name, tensor in load_file(source / "model.safetensors").items():
         tensor = tensor.astype(np.float32)
         if tensor.ndim == 1:
-            tensors[name] = widened(tensor * np.float32(times**-0.5), (hidden * times,))
+            tensors[name] = widened(tensor * np.float32(times**-0.5), (wide,))
         else:
-            rows = tensor.shape[0] if "embed_tokens" in name or "lm_head" in name else to[tensor.shape[0]]
-            tensors[name] = widened(tensor, (rows, to[tensor.shape[1]]))
+            tensors[name] = widened(tensor, shapes[name.split(".")[-2]])
     config |= {
-        "hidden_size": hidden * times, "intermediate_size": to[ffn], "num_attention_heads": heads * times,
+        "hidden_size": wide, "intermediate_size": ffn, "num_attention_heads": heads * times,
         "num_key_value_heads": kv_heads * times, "rms_norm_eps": config["rms_norm_eps"] / times, "torch_dtype": "float32",
     }
     out.mkdir(parents=True, exist_ok=True)

@@ -16,8 +16,8 @@ pub trait TileSource: Sync {
     /// When the tile cannot be read or does not match its checksum.
     fn tile<'s>(&'s self, index: usize, scratch: &'s mut AlignedBytes) -> Result<&'s [u8], TileError>;
 
-    /// The whole tensor, tiles one after another, where it lies so in memory. Kernels then take any run of panels at once,
-    /// over the tiles' borders, and never call [`Self::tile`].
+    /// The whole tensor, tiles one after another, where it lies so in memory. Linears then take any run of panels at once,
+    /// over the tiles' borders, and do not call [`Self::tile`].
     fn whole(&self) -> Option<&[u8]> {
         None
     }
