@@ -1,8 +1,12 @@
-//! Runs a graph on threads: one feeds the NPU, the others serve the CPU. README.md has the protocol and why it is live.
+//! Runs a graph on threads, all alike: one more than CPU workers, and whichever is free leads the next task, on the NPU or
+//! on the CPU. README.md has the protocol and why it is live.
 //!
-//! All decisions are taken under one lock, by whichever thread is free, with [`Policy::pick`]; tasks run outside it.
-//! Invariant: a thread sleeps only while a task runs, and whoever completes a task wakes those who may have work then.
-//! Called by the runtime's prefill.
+//! So the thread whose CPU task made an NPU task ready submits that itself: waking another one for it takes tens of
+//! microseconds, in which the NPU would wait.
+//!
+//! All decisions are taken under one lock, with [`Policy::pick`]; tasks run outside it. Invariant: a thread sleeps only while a
+//! task runs, and whoever completes a task takes the next one or wakes those who may have work then. Called by the
+//! runtime's prefill.
 
 use std::any::Any;
 use std::fmt;
@@ -105,16 +109,16 @@ pub enum RunError<E> {
         resource: String,
     },
     /// The system gave no thread.
-    #[error("cannot start CPU worker thread {worker}: {source}; use fewer CPU workers")]
+    #[error("cannot start thread {thread} of a run: {source}; use fewer CPU workers")]
     Spawn {
-        /// Index of the worker.
-        worker: u16,
+        /// Which, from 1.
+        thread: u16,
         /// What the system said.
         source: std::io::Error,
     },
 }
 
-/// Runs task graphs on `cpu_workers` CPU threads and one thread that feeds the NPU. Holds no threads between runs.
+/// Runs task graphs on `cpu_workers` CPU lanes and the NPU, led by as many threads and one more. Holds no threads between runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Driver {
     cpu_workers: u16,
@@ -131,8 +135,7 @@ impl Driver {
         self.cpu_workers
     }
 
-    /// Runs every task of `graph` once and returns when all threads are done. The calling thread feeds the NPU (or, in a
-    /// graph without NPU tasks, is the first CPU worker).
+    /// Runs every task of `graph` once and returns when all threads are done. The calling thread is one of them.
     ///
     /// # Errors
     /// See [`RunError`]; the first cause wins.
@@ -149,10 +152,11 @@ impl Driver {
         let shared = Shared {
             core: Mutex::new(Core {
                 state: State::new(graph, self.cpu_workers),
+                leads: vec![false; usize::from(self.cpu_workers)],
                 events: Vec::with_capacity(graph.len()),
                 stop: None,
             }),
-            wake: [Condvar::new(), Condvar::new()],
+            wake: Condvar::new(),
             graph,
             policy,
             executor,
@@ -160,21 +164,19 @@ impl Driver {
             span: &span,
             start: Instant::now(),
         };
-        // Every running CPU task holds a lane, so more threads than lanes, or than tasks, would never be used.
+        // Every running CPU task holds a lane, so more threads than lanes, or than tasks, would never be used; one more leads
+        // the NPU's task.
         let cpu_threads = usize::from(self.cpu_workers).min(graph.count_on(Processor::Cpu)) as u16;
-        let feeds_npu = graph.count_on(Processor::Npu) > 0;
-        let first_spawned = u16::from(!feeds_npu);
+        let threads = cpu_threads + u16::from(graph.count_on(Processor::Npu) > 0);
         thread::scope(|scope| {
-            for worker in first_spawned..cpu_threads {
-                let name = format!("coexec-cpu-{worker}");
-                let shared = &shared;
-                let serve = move || shared.serve(Processor::Cpu, worker);
-                if let Err(source) = thread::Builder::new().name(name).spawn_scoped(scope, serve) {
-                    shared.stop(&mut shared.core.lock(), RunError::Spawn { worker, source });
+            for thread in 1..threads {
+                let name = format!("coexec-lead-{thread}");
+                if let Err(source) = thread::Builder::new().name(name).spawn_scoped(scope, || shared.serve()) {
+                    shared.stop(&mut shared.core.lock(), RunError::Spawn { thread, source });
                     break;
                 }
             }
-            shared.serve(if feeds_npu { Processor::Npu } else { Processor::Cpu }, 0);
+            shared.serve();
         });
         let core = shared.core.into_inner();
         let finished = core.state.is_finished();
@@ -196,6 +198,8 @@ impl Driver {
 /// What the lock guards.
 struct Core<'g, E> {
     state: State<'g>,
+    /// Which of the numbers `0..cpu_workers` lead a CPU task now.
+    leads: Vec<bool>,
     events: Vec<Event>,
     /// Why nothing new is started; the first cause stays.
     stop: Option<RunError<E>>,
@@ -203,8 +207,8 @@ struct Core<'g, E> {
 
 struct Shared<'a, E> {
     core: Mutex<Core<'a, E>>,
-    /// Per processor, where its idle threads sleep.
-    wake: [Condvar; 2],
+    /// Where idle threads sleep.
+    wake: Condvar,
     graph: &'a TaskGraph,
     policy: &'a dyn Policy,
     executor: &'a dyn Executor<Error = E>,
@@ -213,32 +217,47 @@ struct Shared<'a, E> {
     start: Instant,
 }
 
+/// A task that was started in the state, and who leads it.
+#[derive(Clone, Copy)]
+struct Lead {
+    task: TaskId,
+    processor: Processor,
+    worker: u16,
+    lanes: u16,
+}
+
 /// What a thread does next.
 enum Next {
     Leave,
     Sleep,
-    Run(TaskId, u16),
+    Run(Lead),
 }
 
 impl<'a, E: Send> Shared<'a, E> {
     /// A thread's life: decide, run, complete, until there is nothing left to start.
-    fn serve(&self, processor: Processor, worker: u16) {
+    fn serve(&self) {
         let mut core = self.core.lock();
+        // After a completion others may have work too.
+        let mut completed = false;
         loop {
-            match self.next(&mut core, processor) {
+            let next = self.next(&mut core);
+            if std::mem::take(&mut completed) {
+                self.wake_for_the_rest(&core);
+            }
+            match next {
                 Next::Leave => return,
-                Next::Sleep => self.wake[processor.index()].wait(&mut core),
-                Next::Run(task, lanes) => {
-                    let (event, outcome) =
-                        MutexGuard::unlocked(&mut core, || self.execute(task, processor, worker, lanes));
+                Next::Sleep => self.wake.wait(&mut core),
+                Next::Run(lead) => {
+                    let (event, outcome) = MutexGuard::unlocked(&mut core, || self.execute(lead));
                     self.complete(&mut core, event, outcome);
+                    completed = true;
                 }
             }
         }
     }
 
     /// Decides under the lock; a task it returns has been started in the state.
-    fn next(&self, core: &mut Core<'a, E>, processor: Processor) -> Next {
+    fn next(&self, core: &mut Core<'a, E>) -> Next {
         if core.stop.is_some() || core.state.is_finished() {
             return Next::Leave;
         }
@@ -248,37 +267,25 @@ impl<'a, E: Send> Shared<'a, E> {
             self.stop(core, RunError::Cancelled { done, total });
             return Next::Leave;
         }
-        let picked = match self.pick(core, processor) {
-            Ok(picked) => picked,
-            Err(error) => {
-                self.stop(core, error);
-                return Next::Leave;
-            }
-        };
-        if let Some(task) = picked {
-            return Next::Run(task, core.state.start(task));
-        }
-        if core.state.running().is_empty() {
-            // Nobody will ever wake us unless the other processor has something to start.
-            let other = match processor {
-                Processor::Npu => Processor::Cpu,
-                Processor::Cpu => Processor::Npu,
-            };
-            match self.pick(core, other) {
-                Ok(Some(_)) => {
-                    self.wake[other.index()].notify_one();
+        // The NPU first: it is what must not wait.
+        for processor in [Processor::Npu, Processor::Cpu] {
+            match self.pick(core, processor) {
+                Ok(Some(task)) => {
+                    let lanes = core.state.start(task);
+                    return Next::Run(Lead { task, processor, worker: core.lead(processor), lanes });
                 }
-                Ok(None) => {
-                    let tasks = core.state.unstarted().map(|t| self.graph.describe(t)).collect();
-                    let policy = self.policy.name();
-                    self.stop(core, RunError::Stuck { policy, tasks });
-                    return Next::Leave;
-                }
+                Ok(None) => {}
                 Err(error) => {
                     self.stop(core, error);
                     return Next::Leave;
                 }
             }
+        }
+        if core.state.running().is_empty() {
+            let tasks = core.state.unstarted().map(|t| self.graph.describe(t)).collect();
+            let policy = self.policy.name();
+            self.stop(core, RunError::Stuck { policy, tasks });
+            return Next::Leave;
         }
         Next::Sleep
     }
@@ -305,7 +312,7 @@ impl<'a, E: Send> Shared<'a, E> {
 
     /// Runs one task, outside the lock. The times are taken inside of what the state counts as running, so events never
     /// overlap where the state's limits say that tasks do not.
-    fn execute(&self, task: TaskId, processor: Processor, worker: u16, lanes: u16) -> (Event, Outcome<E>) {
+    fn execute(&self, Lead { task, processor, worker, lanes }: Lead) -> (Event, Outcome<E>) {
         let label = &self.graph.task(task).label;
         let span = tracing::trace_span!(parent: self.span, "task", %label, %processor, worker, lanes);
         let start_ns = self.elapsed_ns();
@@ -314,10 +321,13 @@ impl<'a, E: Send> Shared<'a, E> {
         (event, outcome)
     }
 
-    /// Books a task's end under the lock and wakes those who may have work now.
+    /// Books a task's end under the lock.
     fn complete(&self, core: &mut Core<'a, E>, event: Event, outcome: Outcome<E>) {
         let task = event.task;
         core.events.push(event);
+        if event.processor == Processor::Cpu {
+            core.leads[usize::from(event.worker)] = false;
+        }
         let label = || self.graph.task(task).label.clone();
         match outcome {
             Ok(Ok(())) => {}
@@ -336,17 +346,17 @@ impl<'a, E: Send> Shared<'a, E> {
             self.stop(core, RunError::ResourceUnderflow { task, resource });
         }
         if core.state.is_finished() {
-            self.wake_all();
-            return;
+            self.wake.notify_all();
         }
-        for processor in Processor::ALL {
-            let free = match processor {
-                Processor::Npu => 1,
-                Processor::Cpu => usize::from(core.state.free_lanes()),
-            };
-            for _ in 0..core.state.ready(processor).len().min(free) {
-                self.wake[processor.index()].notify_one();
-            }
+    }
+
+    /// Wakes a sleeper for every task that could be started beside those that run.
+    fn wake_for_the_rest(&self, core: &Core<'a, E>) {
+        let state = &core.state;
+        let npu = state.ready(Processor::Npu).len().min(usize::from(state.can_serve(Processor::Npu)));
+        let cpu = state.ready(Processor::Cpu).len().min(usize::from(state.free_lanes()));
+        for _ in 0..npu + cpu {
+            self.wake.notify_one();
         }
     }
 
@@ -355,13 +365,7 @@ impl<'a, E: Send> Shared<'a, E> {
         if core.stop.is_none() {
             core.stop = Some(error);
         }
-        self.wake_all();
-    }
-
-    fn wake_all(&self) {
-        for sleepers in &self.wake {
-            sleepers.notify_all();
-        }
+        self.wake.notify_all();
     }
 
     fn elapsed_ns(&self) -> u64 {
@@ -370,6 +374,19 @@ impl<'a, E: Send> Shared<'a, E> {
 }
 
 type Outcome<E> = thread::Result<Result<(), E>>;
+
+impl<E> Core<'_, E> {
+    /// The number under which a task that was just started is led: always 0 on the NPU.
+    fn lead(&mut self, processor: Processor) -> u16 {
+        if processor == Processor::Npu {
+            return 0;
+        }
+        // There are as many as lanes, and each CPU task that runs holds a lane.
+        let free = self.leads.iter().position(|taken| !taken).unwrap_or(0);
+        self.leads[free] = true;
+        free as u16
+    }
+}
 
 impl<E> fmt::Debug for Core<'_, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
