@@ -333,7 +333,7 @@ impl NpuContext for ChipContext {
 /// An engine on a chip with these faults; the simulated NPU behind it has none.
 fn chip(npu: NpuChoice, dir: &Path, faults: &[(u64, SubmitFault)]) -> (Engine, Arc<Mutex<Vec<usize>>>) {
     let markers = Arc::new(Mutex::new(Vec::new()));
-    let sim = SimBackend::new(&options(npu, faults)).expect("a simulated device");
+    let sim = SimBackend::new(&options(npu, faults), Arc::new(coexec_cpu::Pool::new(2))).expect("a simulated device");
     let chip = Chip { sim, dir: dir.to_owned(), markers: Arc::clone(&markers) };
     let file = PackedFile::open(&DEMO.path).expect("our own file");
     let options = EngineOptions { state_dir: Some(dir.to_owned()), ..options(npu, &[]) };

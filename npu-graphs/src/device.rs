@@ -84,6 +84,15 @@ pub trait NpuContext: Send + Sync {
     /// [`NpuError::Timeout`] when the deadline passes, the device's error, a ticket that is not in flight.
     fn wait(&self, ticket: Ticket, deadline: Option<Duration>) -> Result<Completion, NpuError>;
 
+    /// Runs a graph to its end. The same as [`Self::submit`] and [`Self::wait`], which hand the work to another thread and back;
+    /// a device that computes on this processor spares both ways.
+    ///
+    /// # Errors
+    /// As both.
+    fn run(&self, graph: GraphId, bindings: &Bindings, deadline: Option<Duration>) -> Result<Completion, NpuError> {
+        self.wait(self.submit(graph, bindings)?, deadline)
+    }
+
     /// The context as bytes that [`NpuDevice::load`] takes.
     ///
     /// # Errors

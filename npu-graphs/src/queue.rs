@@ -1,5 +1,7 @@
 //! The queue of a context: checked bindings, a worker thread, results by ticket. Devices put a [`GraphRunner`] under it.
 //!
+//! A graph that its caller would only wait for runs on the caller's thread where the runner allows it and nothing is in flight.
+//!
 //! State of a ticket: queued or running (`in_flight[t] = None`) → ended (`Some(result)`) → waited for (removed). The worker
 //! drops a job's buffer guards before it publishes the result, so a buffer is free when `wait` returns. Every path that
 //! ends the worker (drop, loss, panic) leaves `dead` set and wakes the waiters, so no wait can sleep for ever.
@@ -42,6 +44,11 @@ pub(crate) trait GraphRunner: Send + Sync + 'static {
         inputs: &[BufferRead],
         outputs: &mut [BufferWrite],
     ) -> Result<Completion, NpuError>;
+
+    /// Whether the thread that wants a graph may run it itself: it computes here, and comes to an end.
+    fn runs_on_caller(&self, _: &Self::Tag) -> bool {
+        false
+    }
 
     /// Why every further call must err, once the device is gone.
     fn lost(&self) -> Option<String>;
@@ -125,15 +132,51 @@ impl<R: GraphRunner> Queue<R> {
 
     /// See [`crate::NpuContext::submit`].
     pub(crate) fn submit(&self, graph: GraphId, bindings: &Bindings) -> Result<Ticket, NpuError> {
+        let mut state = self.shared.state.lock();
+        let job = self.admit(&mut state, graph, bindings)?;
+        Ok(self.enqueue(&mut state, job))
+    }
+
+    /// See [`crate::NpuContext::run`].
+    pub(crate) fn run(
+        &self,
+        graph: GraphId,
+        bindings: &Bindings,
+        deadline: Option<Duration>,
+    ) -> Result<Completion, NpuError> {
+        let shared = &*self.shared;
+        let mut state = shared.state.lock();
+        let job = self.admit(&mut state, graph, bindings)?;
+        // In order: not before those that are under way.
+        if !state.in_flight.is_empty() || !shared.runner.runs_on_caller(&job.tag) {
+            let ticket = self.enqueue(&mut state, job);
+            drop(state);
+            return self.wait(ticket, deadline);
+        }
+        drop(state);
+        let (graph, started) = (job.graph, Instant::now());
+        let result = shared.run(job);
+        let late = deadline.filter(|deadline| started.elapsed() > *deadline);
+        let mut state = shared.state.lock();
+        if let Some(reason) = shared.runner.lost() {
+            shared.die(&mut state, &reason);
+        }
+        match late {
+            Some(waited) => Err(shared.too_late(&mut state, graph, waited)),
+            None => result,
+        }
+    }
+
+    /// Checks a graph that is to run, and takes its buffers.
+    fn admit(&self, state: &mut State<R::Tag>, graph: GraphId, bindings: &Bindings) -> Result<Job<R::Tag>, NpuError> {
         let shared = &*self.shared;
         let context = || shared.runner.spec().name.clone();
         let index = graph.0 as usize;
         let spec = shared.runner.spec().graphs.get(index);
         let spec = spec.ok_or_else(|| NpuError::UnknownGraph { context: context(), id: graph.0 })?;
         // Before buffers are looked at: graphs that a lost device ran may still hold theirs.
-        let mut state = shared.state.lock();
         if let Some(reason) = shared.runner.lost() {
-            shared.die(&mut state, &reason);
+            shared.die(state, &reason);
         }
         if let Some(reason) = &state.dead {
             return Err(shared.lost(reason));
@@ -146,11 +189,16 @@ impl<R: GraphRunner> Queue<R> {
         }
         let ticket = state.next_ticket;
         state.next_ticket += 1;
-        state.in_flight.insert(ticket, InFlight { graph: index, result: None });
         let tag = shared.runner.admit();
-        state.queue.push_back(Job { ticket, graph: index, tag, inputs, outputs });
-        shared.work.notify_one();
-        Ok(Ticket(ticket))
+        Ok(Job { ticket, graph: index, tag, inputs, outputs })
+    }
+
+    fn enqueue(&self, state: &mut State<R::Tag>, job: Job<R::Tag>) -> Ticket {
+        let ticket = job.ticket;
+        state.in_flight.insert(ticket, InFlight { graph: job.graph, result: None });
+        state.queue.push_back(job);
+        self.shared.work.notify_one();
+        Ticket(ticket)
     }
 
     /// See [`crate::NpuContext::wait`].
@@ -181,12 +229,7 @@ impl<R: GraphRunner> Queue<R> {
                     let still_running = state.in_flight.get(&ticket.0).is_some_and(|e| e.result.is_none());
                     if passed && still_running {
                         state.in_flight.remove(&ticket.0);
-                        state.timed_out = true;
-                        shared.die(&mut state, "a graph did not finish in time");
-                        return Err(NpuError::Timeout {
-                            graph: shared.runner.spec().graphs[graph].name.clone(),
-                            waited: deadline.unwrap_or_default(),
-                        });
+                        return Err(shared.too_late(&mut state, graph, deadline.unwrap_or_default()));
                     }
                 }
             }
@@ -197,6 +240,13 @@ impl<R: GraphRunner> Queue<R> {
 impl<R: GraphRunner> Shared<R> {
     fn lost(&self, reason: &str) -> NpuError {
         NpuError::DeviceLost { device: self.runner.profile().device.clone(), reason: reason.to_owned() }
+    }
+
+    /// Marks the context dead because a graph did not end before its deadline.
+    fn too_late(&self, state: &mut State<R::Tag>, graph: usize, waited: Duration) -> NpuError {
+        state.timed_out = true;
+        self.die(state, "a graph did not finish in time");
+        NpuError::Timeout { graph: self.runner.spec().graphs[graph].name.clone(), waited }
     }
 
     /// The worker: runs jobs in order until the context is dropped.

@@ -5,7 +5,7 @@
 //! every tensor, from which encodings are chosen.
 //!
 //! Deterministic on every machine: results depend on integers and on float operations in a fixed order, never on threads or
-//! time. A context's graphs run on its own worker thread, in order; contexts of one device run one at a time, as
+//! time. A context's graphs run on its own worker thread or, with [`NpuContext::run`], on the caller's, in order; contexts of one device run one at a time, as
 //! on the NPU.
 
 mod blob;
@@ -25,6 +25,7 @@ pub use observe::{Observation, Observer};
 use crate::{
     ContextSpec, DeviceProfile, Manifest, NpuBuffer, NpuContext, NpuDevice, NpuError, WeightSource, profile::chips,
 };
+use coexec_cpu::Pool;
 use context::SimContext;
 use fault::FaultState;
 use parking_lot::Mutex;
@@ -51,8 +52,8 @@ pub enum SimTiming {
 pub struct SimOptions {
     /// Chip or idealisation; its `timed` is set from `timing`.
     pub profile: DeviceProfile,
-    /// Threads that compute one graph, at least 1.
-    pub threads: usize,
+    /// Threads that compute graphs. Shared with the CPU's work, no core has two threads that spin for more of it.
+    pub pool: Arc<Pool>,
     /// What to do about time.
     pub timing: SimTiming,
     /// Failures to inject.
@@ -64,7 +65,7 @@ impl SimOptions {
     #[must_use]
     pub fn named(profile: &str) -> Option<Self> {
         let profile = chips::named(profile)?;
-        Some(Self { profile, threads: 1, timing: SimTiming::Off, faults: FaultPlan::default() })
+        Some(Self { profile, pool: Arc::new(Pool::new(1)), timing: SimTiming::Off, faults: FaultPlan::default() })
     }
 }
 
@@ -100,7 +101,7 @@ impl SimDevice {
                 faults: FaultState::new(options.faults),
                 generation: AtomicU64::new(0),
                 used_bytes: AtomicU64::new(0),
-                processor: Mutex::new(linear::Executor::new(options.threads)),
+                processor: Mutex::new(linear::Executor::new(options.pool)),
             }),
         }
     }

@@ -3,12 +3,13 @@
 
 mod support;
 
+use coexec_cpu::Pool;
 use coexec_model::{LayerIdx, LayerTensor, TensorName};
 use coexec_npu::{
     Bindings, DeviceProfile, Dtype, Encoding, GraphId, Manifest, NpuBuffer, NpuDevice, NpuError, Placement,
     QnnVersions, SimDevice, SimOptions, TensorSpec, Ticket, WeightEncoding, manifest::ManifestArgs, profile::chips,
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use support::{
     Case, MapSource, Rng, Weights, bindings, context, conv, decode, execute,
     remote::{CompiledHere, sim_over_streams},
@@ -39,7 +40,7 @@ impl Subject {
 /// Every device there is: the simulated ones, one of them behind a stream, and Qualcomm's library compiling for three chips.
 fn devices() -> Vec<Subject> {
     let sim = |name: &str, threads| {
-        let options = SimOptions { threads, ..SimOptions::named(name).expect("known") };
+        let options = SimOptions { pool: Arc::new(Pool::new(threads)), ..SimOptions::named(name).expect("known") };
         let device = Box::new(SimDevice::new(options));
         let name = format!("sim:{name}, {threads} threads");
         Subject { name, device, tolerance_u8: 0, tolerance_u16: 0, every: 1, simulated: true }

@@ -91,6 +91,49 @@ fn a_hang_times_out_and_the_context_can_be_dropped() {
 }
 
 #[test]
+fn run_is_a_submit_and_a_wait() {
+    let case = case();
+    let wanted = support::encode(case.dtype, &case.measured_rule());
+    let faults = vec![(2, SubmitFault::Code(6031)), (4, SubmitFault::Lost)];
+    let device = device(FaultPlan { submit: faults, ..FaultPlan::default() });
+    let context = case.prepare(&device).expect("prepares");
+    let sets = [(); 2].map(|()| bindings(&device, &*context, "linear", &[case.x_bytes()]).expect("allocates"));
+    let id = context.graph("linear").expect("is there");
+    let forever = Some(Duration::from_secs(60));
+    // Behind one that is in flight, and with nothing in flight.
+    let first = context.submit(id, &sets[0]).expect("queues");
+    context.run(id, &sets[1], forever).expect("runs");
+    context.wait(first, forever).expect("its result is kept");
+    for set in &sets {
+        assert_eq!(&*set.outputs[0].read().expect("free"), &wanted[..]);
+    }
+    assert!(matches!(context.run(id, &sets[0], forever), Err(NpuError::Code { code: 6031, .. })));
+    context.run(id, &sets[0], None).expect("the next one runs");
+    let busy = sets[0].inputs[0].write().expect("free");
+    assert!(matches!(context.run(id, &sets[0], forever), Err(NpuError::BufferBusy { .. })), "was never submitted");
+    drop(busy);
+    assert!(matches!(context.run(id, &sets[0], forever), Err(NpuError::DeviceLost { .. })));
+    assert!(matches!(context.submit(id, &sets[0]), Err(NpuError::DeviceLost { .. })), "dead for good");
+}
+
+#[test]
+fn a_run_that_is_late_or_hangs_kills_its_context() {
+    let case = case();
+    for (fault, deadline) in [(SubmitFault::Hang, Duration::from_millis(20)), (SubmitFault::Code(6031), Duration::ZERO)]
+    {
+        let device = device(FaultPlan { submit: vec![(1, fault)], ..FaultPlan::default() });
+        let context = case.prepare(&device).expect("prepares");
+        let set = bindings(&device, &*context, "linear", &[case.x_bytes()]).expect("allocates");
+        let id = context.graph("linear").expect("is there");
+        context.run(id, &set, Some(Duration::from_secs(60))).expect("in time");
+        assert!(
+            matches!(context.run(id, &set, Some(deadline)), Err(NpuError::Timeout { graph, .. }) if graph == "linear")
+        );
+        assert!(matches!(context.run(id, &set, None), Err(NpuError::DeviceLost { .. })));
+    }
+}
+
+#[test]
 fn waiters_on_other_threads_are_woken_by_a_loss() {
     let device = device(FaultPlan { submit: vec![(0, SubmitFault::Hang)], ..FaultPlan::default() });
     let case = case();

@@ -16,7 +16,7 @@ use std::{path::Path, sync::Arc};
 pub(crate) struct EngineInner {
     pub(crate) model: Model,
     pub(crate) options: EngineOptions,
-    pub(crate) pool: Pool,
+    pub(crate) pool: Arc<Pool>,
     pub(crate) kernels: &'static Kernels,
     /// Whose times are taken where no NPU is used.
     profile: DeviceProfile,
@@ -79,15 +79,15 @@ impl Engine {
             None => Kernels::detect(),
         };
         let model = Model::load(Arc::new(file), options.memory_budget_bytes, &options.schedule)?;
+        let pool = Arc::new(options.pool()?);
         let chosen = match backend {
-            Some(backend) => npu::backend::given(&model, &options, backend)?,
-            None => npu::backend::choose(&model, &options)?,
+            Some(backend) => npu::backend::given(&model, &options, backend, &pool)?,
+            None => npu::backend::choose(&model, &options, &pool)?,
         };
         let npus = Npus::new(chosen, &options);
         let npu = npus.backend().map_or("none", |b| b.name());
         tracing::info!(npu, reason = npus.reason(), kernels = kernels.name(), "engine ready");
         let profile = npu::profile(&options.npu_profile)?;
-        let pool = options.pool()?;
         let inner = EngineInner { model, options, pool, kernels, profile, npus };
         Ok(Self { inner: Arc::new(inner) })
     }

@@ -154,7 +154,7 @@ impl PreparedNpu {
             graph.ok_or_else(|| RuntimeError::Schedule(format!("no static graph `{}` is prepared", name())))?;
         let context = &self.contexts[context];
         let guard = self.first.as_ref().and_then(|first| first.guard(&self.profile().device));
-        let ran = context.submit(id, bindings).and_then(|ticket| context.wait(ticket, Some(self.deadline)));
+        let ran = context.run(id, bindings, Some(self.deadline));
         if let (Some(first), Ok(_)) = (&self.first, &ran) {
             first.done.store(true, Ordering::Release);
         }

@@ -66,6 +66,10 @@ impl GraphRunner for Runner {
         self.device.faults.next_submit()
     }
 
+    fn runs_on_caller(&self, fault: &Self::Tag) -> bool {
+        !matches!(fault, Some(SubmitFault::Hang))
+    }
+
     fn run(
         &self,
         graph: usize,
@@ -137,6 +141,10 @@ impl NpuContext for SimContext {
 
     fn wait(&self, ticket: Ticket, deadline: Option<Duration>) -> Result<Completion, NpuError> {
         self.queue.wait(ticket, deadline)
+    }
+
+    fn run(&self, graph: GraphId, bindings: &Bindings, deadline: Option<Duration>) -> Result<Completion, NpuError> {
+        self.queue.run(graph, bindings, deadline)
     }
 
     fn serialize(&self) -> Result<Vec<u8>, NpuError> {

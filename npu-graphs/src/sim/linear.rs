@@ -61,6 +61,11 @@ pub(super) struct IntegerLinear {
 }
 
 impl IntegerLinear {
+    /// Bytes of the codes that it writes.
+    pub(super) fn output_bytes(&self) -> usize {
+        self.rows * self.weights.n() * if self.width == Width::Bits8 { 1 } else { 2 }
+    }
+
     pub(super) fn memory_bytes(&self) -> u64 {
         let narrow = self.narrow.as_ref().map_or(0, Requantize::size_bytes);
         (size_of_val(self.multipliers.as_slice()) + size_of_val(self.bias.as_slice()) + narrow) as u64
@@ -78,10 +83,10 @@ impl IntegerLinear {
     }
 }
 
-/// The simulated processor: threads and scratch memory, reused between graphs.
+/// The simulated processor: threads, maybe shared with others, and scratch memory, reused between graphs.
 #[derive(Debug)]
 pub(super) struct Executor {
-    pool: Pool,
+    pool: Arc<Pool>,
     high: Vec<u8>,
     low: Vec<u8>,
     acc: Vec<i32>,
@@ -93,9 +98,9 @@ pub(super) struct Executor {
 }
 
 impl Executor {
-    pub(super) fn new(threads: usize) -> Self {
+    pub(super) fn new(pool: Arc<Pool>) -> Self {
         let (high, low, acc, acc_low, sums, out) = Default::default();
-        Self { pool: Pool::new(threads), high, low, acc, acc_low, float: LinearScratch::new(), sums, out }
+        Self { pool, high, low, acc, acc_low, float: LinearScratch::new(), sums, out }
     }
 
     /// `[rows, k]` numbers times dequantised weights, plus bias, rounded to the output's dtype; `out` is overwritten.
@@ -128,8 +133,8 @@ impl Executor {
         Ok(())
     }
 
-    /// `[rows, k]` codes to `[rows, n]` codes, little-endian; `out` is overwritten. Sizes were checked at submit.
-    pub(super) fn integer_linear(&mut self, args: &IntegerLinear, x: &[u8], out: &mut Vec<u8>) -> Result<(), CpuError> {
+    /// `[rows, k]` codes to `[rows, n]` codes, little-endian; all of `out` is overwritten. Sizes were checked at submit.
+    pub(super) fn integer_linear(&mut self, args: &IntegerLinear, x: &[u8], out: &mut [u8]) -> Result<(), CpuError> {
         let ctx = Ctx::new(&self.pool);
         let n = args.weights.n();
         let Some(panels) = &args.weights.panels else {
@@ -138,17 +143,11 @@ impl Executor {
         };
         let elems = args.rows * n;
         if let Some(narrow) = &args.narrow {
-            // All of it is written.
-            out.resize(elems, 0);
             return gemm_u8s8_requantized(&ctx, x, args.rows, panels, narrow, out);
         }
-        out.clear();
         self.acc.resize(elems, 0);
         match args.width {
-            Width::Bits8 => {
-                gemm_u8s8(&ctx, x, args.rows, panels, &mut self.acc)?;
-                out.resize(elems, 0);
-            }
+            Width::Bits8 => gemm_u8s8(&ctx, x, args.rows, panels, &mut self.acc)?,
             Width::Bits16 => {
                 self.low.clear();
                 self.high.clear();
@@ -159,10 +158,9 @@ impl Executor {
                 self.acc_low.resize(elems, 0);
                 gemm_u8s8(&ctx, &self.high, args.rows, panels, &mut self.acc)?;
                 gemm_u8s8(&ctx, &self.low, args.rows, panels, &mut self.acc_low)?;
-                out.resize(elems * 2, 0);
             }
         }
-        let row_bytes = n * if args.width == Width::Bits8 { 1 } else { 2 };
+        let row_bytes = args.output_bytes() / args.rows.max(1);
         let (acc, acc_low, sums) = (&self.acc, &self.acc_low, panels.row_sums());
         for_each_row(&ctx, out, row_bytes, &|row, out| {
             let at = row * n..(row + 1) * n;

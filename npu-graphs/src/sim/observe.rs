@@ -2,7 +2,8 @@
 
 use super::{linear::Executor, prepared::Prepared};
 use crate::{ContextSpec, GraphId, NpuError, TensorSpec, WeightSource};
-use std::collections::BTreeMap;
+use coexec_cpu::Pool;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Computes graphs as the simulated device does and tells the range of every tensor. No profile is asked and no memory is
 /// counted, so graphs may be in dtypes that no device computes.
@@ -33,7 +34,10 @@ impl Observer {
     /// [`NpuError::Spec`], [`NpuError::Weights`], or [`NpuError::Unsupported`] for scales that linears in codes cannot take.
     pub fn new(spec: &ContextSpec, weights: &dyn WeightSource, threads: usize) -> Result<Self, NpuError> {
         spec.validate()?;
-        Ok(Self { prepared: Prepared::from_source(spec, weights, None)?, executor: Executor::new(threads) })
+        Ok(Self {
+            prepared: Prepared::from_source(spec, weights, None)?,
+            executor: Executor::new(Arc::new(Pool::new(threads))),
+        })
     }
 
     /// Runs a graph (its position in the spec) on the bytes of its inputs.

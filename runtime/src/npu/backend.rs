@@ -2,6 +2,7 @@
 
 use super::{QnnBackend, SimBackend, marker};
 use crate::{EngineOptions, Model, NpuChoice, RuntimeError, error::chain};
+use coexec_cpu::Pool;
 use coexec_npu::{DeviceProfile, NpuContext, NpuDevice, qnn::Target};
 use std::sync::Arc;
 
@@ -65,24 +66,28 @@ pub(crate) fn given(
     model: &Model,
     options: &EngineOptions,
     backend: Arc<dyn NpuBackend>,
+    pool: &Arc<Pool>,
 ) -> Result<Chosen, RuntimeError> {
     if model.calibration().is_none() {
         return Err(RuntimeError::NotCalibrated);
     }
     let mut backends = vec![Arc::clone(&backend)];
     if backend.is_real() {
-        backends.push(Arc::new(SimBackend::new(options)?));
+        backends.push(Arc::new(SimBackend::new(options, Arc::clone(pool))?));
     }
     Ok(Chosen { backends, reason: "given by the caller".to_owned() })
 }
 
-/// Picks the NPUs for a model.
+/// Picks the NPUs for a model; `pool` computes what is simulated.
 ///
 /// # Errors
 /// When the one asked for cannot be used.
-pub fn choose(model: &Model, options: &EngineOptions) -> Result<Chosen, RuntimeError> {
+pub fn choose(model: &Model, options: &EngineOptions, pool: &Arc<Pool>) -> Result<Chosen, RuntimeError> {
     let chosen = |backends, reason: &str| Ok(Chosen { backends, reason: reason.to_owned() });
-    let sim = || Ok::<_, RuntimeError>(vec![Arc::new(SimBackend::new(options)?) as Arc<dyn NpuBackend>]);
+    let sim = || {
+        let backend = SimBackend::new(options, Arc::clone(pool))?;
+        Ok::<_, RuntimeError>(vec![Arc::new(backend) as Arc<dyn NpuBackend>])
+    };
     let real_then_sim = || {
         let mut backends = vec![Arc::new(QnnBackend::new(options)?) as Arc<dyn NpuBackend>];
         backends.extend(sim()?);

@@ -2,6 +2,7 @@
 
 use super::{ModelWeights, NpuBackend, OpenNpu, profile, split_spec};
 use crate::{EngineOptions, Model, RuntimeError};
+use coexec_cpu::Pool;
 use coexec_npu::{
     DeviceProfile, NpuDevice,
     sim::{SimDevice, SimOptions, SimTiming},
@@ -16,15 +17,15 @@ pub struct SimBackend {
 }
 
 impl SimBackend {
-    /// The device of the chip and with the faults that `options` name.
+    /// The device of the chip and with the faults that `options` name; `pool` computes.
     ///
     /// # Errors
     /// [`RuntimeError::Option`] for an unknown chip.
-    pub fn new(options: &EngineOptions) -> Result<Self, RuntimeError> {
+    pub fn new(options: &EngineOptions, pool: Arc<Pool>) -> Result<Self, RuntimeError> {
         Ok(Self {
             device: Arc::new(SimDevice::new(SimOptions {
                 profile: profile(&options.npu_profile)?,
-                threads: options.worker_threads(),
+                pool,
                 timing: SimTiming::Off,
                 faults: options.faults.clone(),
             })),
