@@ -109,10 +109,7 @@ pub fn gemm_u8s8_requantized(
         let mut sums = workers[worker].lock();
         sums.resize(rows.len() * cols.len(), 0);
         i8gemm::part(ctx, x, w, &mut Block::over(&mut sums, rows, cols.clone()));
-        let how = how.columns(cols.clone());
-        for (r, sums) in sums.chunks_exact(cols.len()).enumerate() {
-            ctx.kernels.requantize_u8(sums, &how, block.row(r));
-        }
+        ctx.kernels.requantize_u8(&sums, &how.columns(cols), &mut block);
     });
     Ok(())
 }

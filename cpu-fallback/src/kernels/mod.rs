@@ -60,7 +60,7 @@ struct Table {
     rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
     rope: unsafe fn(&mut [f32], &[f32], &[f32]),
-    requantize_u8: unsafe fn(&[i32], &RequantArgs<'_>, &mut [u8]),
+    requantize_u8: unsafe fn(&[i32], &RequantArgs<'_>, &mut Block<'_, u8>),
     dequantize_u8: DequantizeU8,
     peak_int8: unsafe fn(u64) -> u64,
     peak_f32: unsafe fn(u64) -> u64,
@@ -246,13 +246,13 @@ impl Kernels {
         unsafe { (self.table.gemm_u8s8)(args, block) }
     }
 
-    /// Codes of a row of sums.
-    pub(crate) fn requantize_u8(&self, acc: &[i32], args: &RequantArgs<'_>, out: &mut [u8]) {
-        let n = out.len();
-        assert!(acc.len() == n && args.offset.len() == n && args.mantissa.len() == n);
+    /// Codes of the block's sums, `[rows, cols]`.
+    pub(crate) fn requantize_u8(&self, acc: &[i32], args: &RequantArgs<'_>, block: &mut Block<'_, u8>) {
+        let n = block.cols();
+        assert!(acc.len() == block.rows() * n && args.offset.len() == n && args.mantissa.len() == n);
         assert!(args.right.len() == n && args.left.len() == n);
         // SAFETY: `self` was handed out after `supported()`.
-        unsafe { (self.table.requantize_u8)(acc, args, out) }
+        unsafe { (self.table.requantize_u8)(acc, args, block) }
     }
 
     /// `out[i] = scale · (codes[i] − 128)`, plus `add[i]` where there is one; true when some code is 0 or 255, so that it may
@@ -321,7 +321,10 @@ impl Kernels {
     }
 
     /// `out[i] = silu(gate[i]) · up[i]`.
-    pub(crate) fn silu_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    ///
+    /// # Panics
+    /// When the lengths differ.
+    pub fn silu_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
         assert!(gate.len() == up.len() && gate.len() == out.len());
         // SAFETY: `self` was handed out after `supported()`.
         unsafe { (self.table.silu_mul)(gate, up, out) }

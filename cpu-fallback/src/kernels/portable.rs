@@ -9,12 +9,6 @@ macro_rules! portable {
             crate::kernels::generic::quantize_u8(x, scale, codes)
         }
 
-        /// See [`generic::requantize_u8`].
-        #[target_feature(enable = $features)]
-        pub(in crate::kernels) fn requantize_u8(acc: &[i32], args: &crate::kernels::RequantArgs<'_>, out: &mut [u8]) {
-            crate::kernels::generic::requantize_u8(acc, args, out);
-        }
-
         /// See [`generic::dequantize_u8`].
         #[target_feature(enable = $features)]
         pub(in crate::kernels) fn dequantize_u8(
@@ -110,5 +104,20 @@ macro_rules! attention {
 
         /// Floats in a register of attention.
         pub(in crate::kernels) const ATTN_LANES: usize = <$lanes as crate::kernels::lanes::Lanes>::N;
+    };
+}
+
+/// Sums to codes, where a set has nothing better.
+macro_rules! portable_requantize {
+    ($features:literal) => {
+        /// See [`generic::requantize_u8`].
+        #[target_feature(enable = $features)]
+        pub(in crate::kernels) fn requantize_u8(
+            acc: &[i32],
+            args: &crate::kernels::RequantArgs<'_>,
+            block: &mut crate::kernels::Block<'_, u8>,
+        ) {
+            crate::kernels::generic::requantize_u8(acc, args, block);
+        }
     };
 }

@@ -301,9 +301,9 @@ fn u8s8(kernels: &Kernels, (m, n, k): (usize, usize, usize), x: &[u8], w: &[i8])
 #[test]
 fn u8s8_is_exact() {
     let mut numbers = Numbers::new(6);
-    let shapes = [(1, 1), (3, 16), (4, 17), (5, 33), (6, 64), (8, 65), (9, 130)];
+    let shapes = [(1, 1), (3, 16), (4, 17), (5, 33), (6, 64), (8, 65), (9, 130), (11, 64)];
     for (m, n) in shapes {
-        for k in (1..20).chain([31, 32, 33, 100, 511, 512, 513, 1030]) {
+        for k in (1..20).chain([31, 32, 33, 100, 447, 448, 449, 513, 1030]) {
             let x: Vec<u8> = (0..m * k).map(|_| numbers.next() as u8).collect();
             let w: Vec<i8> = (0..n * k).map(|_| numbers.next() as i8).collect();
             let exact: Vec<i32> = (0..m * n)
@@ -319,6 +319,42 @@ fn u8s8_is_exact() {
         for kernels in Kernels::available() {
             let got = u8s8(kernels, (7, 16, 4096), &vec![x; 7 * 4096], &vec![w; 16 * 4096]);
             assert!(got.iter().all(|v| *v == exact), "{} {x} {w}", kernels.name());
+        }
+    }
+}
+
+#[test]
+fn requantising_equals_the_reference() {
+    let mut numbers = Numbers::new(8);
+    for cols in [1, 15, 16, 17, 63, 64, 65, 127, 128, 130] {
+        for shifts in [false, true] {
+            let rows = 5;
+            let mut some = |low: i32, high: i32| -> Vec<i32> {
+                (0..cols).map(|_| low + (numbers.next() % (high - low + 1) as u64) as i32).collect()
+            };
+            let (offset, right, mantissa) = (some(-(1 << 24), 1 << 24), some(0, 31), some(1 << 11, 1 << 12));
+            let left = some(0, if shifts { 12 } else { 0 });
+            let right: Vec<i32> = right.iter().zip(&left).map(|(r, l)| if *l > 0 { 0 } else { *r }).collect();
+            let mantissa: Vec<i32> =
+                mantissa.iter().enumerate().map(|(i, m)| if i % 7 == 3 { 0 } else { *m }).collect();
+            // Sums of all sizes, the largest ones too.
+            let mut acc: Vec<i32> =
+                (0..rows * cols).map(|_| (numbers.next() as i32) >> (numbers.next() % 31)).collect();
+            acc.iter_mut().for_each(|sum| *sum = (*sum).clamp(i32::MIN + (1 << 24), i32::MAX - (1 << 24)));
+            for zero_point in [0, 128, 255] {
+                let args = RequantArgs { offset: &offset, right: &right, left: &left, mantissa: &mantissa, zero_point };
+                let run = |kernels: &Kernels| {
+                    // Columns 3… of a wider buffer, which must stay as it is elsewhere.
+                    let mut out = vec![77u8; rows * (cols + 5)];
+                    let mut whole = Block::over(&mut out, 0..rows, 0..cols + 5);
+                    kernels.requantize_u8(&acc, &args, &mut whole.columns(3..cols + 3));
+                    out
+                };
+                let expected = run(Kernels::named("reference").expect("always there"));
+                for kernels in Kernels::available() {
+                    assert_eq!(run(kernels), expected, "{} {cols} {zero_point}", kernels.name());
+                }
+            }
         }
     }
 }

@@ -19,7 +19,7 @@ pub(super) use gemm_u8s8::gemm_u8s8;
 pub(super) use int_linear::int_linear;
 pub(super) use peak::{peak_f32, peak_int8, read_sum};
 pub(super) use quantize::{quantize_groups, quantize_u8};
-pub(super) use requantize::{dequantize_u8, requantize_u8};
+pub(super) use requantize::{BOUND, dequantize_u8, requantize_u8};
 #[cfg(test)]
 pub(super) use rows::exp;
 pub(super) use rows::{EXP_HIGH, EXP_LOW, EXP_TERMS, LN2_HIGH, LN2_LOW, axpy, rms_norm, rope, silu_mul, tree};

@@ -1,19 +1,21 @@
 //! Sums to output codes and back to floats.
 
-use crate::kernels::RequantArgs;
+use crate::kernels::{Block, RequantArgs};
 
 /// Beyond this bound every output saturates, whatever the multiplier; it keeps products inside of 32 bits.
 pub(in crate::kernels) const BOUND: i32 = 1 << 17;
 
 /// See [`RequantArgs`].
 #[inline(always)]
-pub(in crate::kernels) fn requantize_u8(acc: &[i32], args: &RequantArgs<'_>, out: &mut [u8]) {
-    let channels = args.offset.iter().zip(args.right).zip(args.left).zip(args.mantissa);
-    for ((out, acc), (((offset, right), left), mantissa)) in out.iter_mut().zip(acc).zip(channels) {
-        let t = (acc.wrapping_add(*offset) >> right).clamp(-BOUND, BOUND);
-        let t = (t << left).clamp(-BOUND, BOUND);
-        let value = (((2 * t + 1).wrapping_mul(*mantissa).wrapping_add(1 << 15)) >> 16) + args.zero_point;
-        *out = value.clamp(0, 255) as u8;
+pub(in crate::kernels) fn requantize_u8(acc: &[i32], args: &RequantArgs<'_>, block: &mut Block<'_, u8>) {
+    for (r, acc) in acc.chunks_exact(block.cols().max(1)).enumerate() {
+        let channels = args.offset.iter().zip(args.right).zip(args.left).zip(args.mantissa);
+        for ((out, acc), (((offset, right), left), mantissa)) in block.row(r).iter_mut().zip(acc).zip(channels) {
+            let t = (acc.wrapping_add(*offset) >> right).clamp(-BOUND, BOUND);
+            let t = (t << left).clamp(-BOUND, BOUND);
+            let value = (((2 * t + 1).wrapping_mul(*mantissa).wrapping_add(1 << 15)) >> 16) + args.zero_point;
+            *out = value.clamp(0, 255) as u8;
+        }
     }
 }
 

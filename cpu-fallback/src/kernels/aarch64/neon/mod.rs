@@ -24,4 +24,5 @@ pub(in crate::kernels) fn supported() -> bool {
 }
 
 portable!("neon");
+portable_requantize!("neon");
 portable_activation!("neon");

@@ -29,6 +29,7 @@ pub(in crate::kernels) fn supported() -> bool {
 }
 
 portable!("avx2,fma,f16c");
+portable_requantize!("avx2,fma,f16c");
 portable_activation!("avx2,fma,f16c");
 
 /// Stores 16 columns, or fewer at the block's end.

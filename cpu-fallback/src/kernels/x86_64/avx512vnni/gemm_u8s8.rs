@@ -1,12 +1,12 @@
 //! The exact product of u8 activations and INT8 panels.
 
-use super::store_i32;
+use super::{int_gemm::prefetch, store_i32};
 use crate::kernels::{Block, GemmU8S8Args};
 use coexec_model::layout::{PANEL_ROWS, padded_k};
 use std::arch::x86_64::*;
 
 /// Inputs whose weights, for four panels, stay in the first cache.
-const K_STEP: usize = 384;
+const K_STEP: usize = 448;
 
 /// Inputs `first..last` (a multiple of 4 apart, but for the end of the row) of `M` rows × `P` panels.
 ///
@@ -74,10 +74,23 @@ unsafe fn u8s8_rows<const P: usize>(args: &GemmU8S8Args<'_>, block: &mut Block<'
                 *start = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32::<7>(sums));
             }
         }
+        // The weights of the next block come to the second cache while this one is used: of these panels, then of the next.
+        let next = if last < args.k { last * PANEL_ROWS } else { P * bytes };
+        let ahead = panels.map(|panel| panel.wrapping_add(next));
+        let lines = step * PANEL_ROWS / 64;
+        let (mut line, lines_per_row) = (0, lines.div_ceil(block.rows()));
         let mut row = 0;
         macro_rules! rows {
             ($m:literal) => {
                 while row + $m <= block.rows() {
+                    for _ in 0..$m * lines_per_row {
+                        if line < lines {
+                            for w in ahead {
+                                prefetch::<_MM_HINT_T1>(w.wrapping_add(line * 64).cast());
+                            }
+                            line += 1;
+                        }
+                    }
                     // SAFETY: the lengths were checked by the caller.
                     let acc = unsafe {
                         u8s8_tile::<$m, P>(panels, args.x.as_ptr().add(row * args.k), args.k, first, last, start)
@@ -93,6 +106,7 @@ unsafe fn u8s8_rows<const P: usize>(args: &GemmU8S8Args<'_>, block: &mut Block<'
             };
         }
         rows!(6);
+        rows!(4);
         rows!(2);
         rows!(1);
         first = last;

@@ -238,7 +238,7 @@ unsafe fn group_dots_6x2(w0: *const u8, w1: *const u8, x: *const i8, stride: usi
 
 /// Brings the line at `at` to a cache, if there is one.
 #[inline(always)]
-fn prefetch<const HINT: i32>(at: *const i8) {
+pub(super) fn prefetch<const HINT: i32>(at: *const i8) {
     #[allow(unused_unsafe, reason = "older compilers call this intrinsic unsafe")]
     // SAFETY: a prefetch is a hint; no address can make it fail.
     unsafe {

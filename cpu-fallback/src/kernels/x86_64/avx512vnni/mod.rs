@@ -13,6 +13,7 @@ mod int_gemm;
 mod int_linear;
 mod peak;
 mod quantize;
+mod requantize;
 
 pub(in crate::kernels) use activation::silu_mul;
 pub(in crate::kernels) use attention::{ATTN_LANES, attn_columns, attn_finish, attn_merge, attn_segment};
@@ -21,6 +22,7 @@ pub(in crate::kernels) use gemm_u8s8::gemm_u8s8;
 pub(in crate::kernels) use int_linear::int_linear;
 pub(in crate::kernels) use peak::{peak_f32, peak_int8};
 pub(in crate::kernels) use quantize::quantize_groups;
+pub(in crate::kernels) use requantize::requantize_u8;
 
 use coexec_model::layout::PANEL_ROWS;
 use std::arch::x86_64::*;
