@@ -5,7 +5,8 @@ mod support;
 
 use coexec::{
     EngineOptions, KvDtype, NpuChoice, PolicyKind,
-    model::{TokenId, WeightFormat, packed::PackedFile, source},
+    model::{LinearKind, TokenId, WeightFormat, packed::PackedFile, source},
+    runtime::shadow::{Join, OutputPart},
 };
 use proptest::prelude::*;
 use std::sync::LazyLock;
@@ -151,5 +152,32 @@ fn every_kernel_set_of_this_machine_agrees() {
                 assert_eq!(logits(packed, named, &prompt), best, "{}", kernels.name());
             }
         }
+    }
+}
+
+#[test]
+fn gate_and_up_from_codes_are_the_same_as_over_floats() {
+    let engine = DEMO[0].engine(options(NpuChoice::Sim, 32));
+    let weight = engine.model().linear(0, LinearKind::GateUp);
+    let pool = coexec_cpu::Pool::new(2);
+    let ctx = coexec_cpu::Ctx::new(&pool);
+    let (m, width) = (3, weight.n() / 2);
+    // Every code, the first and the last one too.
+    let [mut gate, up] =
+        [31u32, 57].map(|step| (0..m * width * 2).map(|i| (i as u32 * step) as u8).collect::<Vec<_>>());
+    gate[..4].copy_from_slice(&[0, 0, 255, 255]);
+    for wide in [false, true] {
+        let part = |first, scale, codes| OutputPart { first, width, scale, codes };
+        let parts = [part(0, 0.03, &gate[..]), part(width, 0.011, &up[..])];
+        let join =
+            Join { m, n: 2 * width, parts: &parts, correction: None, input_codes: &[], input_scale: 1.0, weight, wide };
+        let mut floats = vec![f32::NAN; m * 2 * width];
+        let saturated = join.run(&ctx, &mut floats).expect("joins");
+        let mut expected = vec![f32::NAN; m * width];
+        coexec_cpu::silu_mul_rows(&ctx, &floats, width, &mut expected).expect("whole rows");
+        let mut got = vec![f32::NAN; m * width];
+        let counts = got.chunks_mut(width).enumerate().map(|(row, out)| join.silu_mul(&ctx, row, out));
+        assert!(counts.sum::<usize>() == saturated && saturated > 0, "{saturated} of wide {wide}");
+        assert_eq!(bits(&got), bits(&expected), "wide {wide}");
     }
 }

@@ -63,7 +63,7 @@ pub use pool::Pool;
 pub use requantize::{Requantize, gemm_u8s8_requantized};
 pub use rope::RopeTable;
 pub use sample::{argmax, top_k};
-pub use shadow::{CodeWidth, Residuals, quantize, shadow};
+pub use shadow::{CodeWidth, Residuals, quantize, quantize_rows, shadow};
 pub use source::{ChannelRows, PanelTensor, SliceTiles, TileSource};
 pub use swiglu::linear_swiglu;
 

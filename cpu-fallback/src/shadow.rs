@@ -218,12 +218,53 @@ pub fn quantize(
     codes: &mut [u8],
     residuals: &mut Residuals,
 ) -> Result<(), CpuError> {
-    let code_bytes = width.bytes();
-    residuals.clear();
     let m = x.len().checked_div(k).unwrap_or(0);
     check_len("quantize: x [m, k]", m.checked_mul(k), x.len())?;
-    check_len("quantize: codes like x", x.len().checked_mul(code_bytes), codes.len())?;
-    if !(scale.is_finite() && scale >= f32::MIN_POSITIVE) || u32::try_from(x.len()).is_err() {
+    quantize_with(ctx, m, k, Source::Given(x), scale, width, codes, residuals)
+}
+
+/// As [`quantize`], of rows that do not lie in memory: `row(r, x)` makes row `r` `[k]`, which is quantised while it is in the
+/// caches.
+///
+/// # Errors
+/// As [`quantize`].
+#[allow(clippy::too_many_arguments, reason = "those of `quantize`, with two for `x`")]
+pub fn quantize_rows(
+    ctx: &Ctx<'_>,
+    m: usize,
+    k: usize,
+    row: &(dyn Fn(usize, &mut [f32]) + Sync),
+    scale: f32,
+    width: CodeWidth,
+    codes: &mut [u8],
+    residuals: &mut Residuals,
+) -> Result<(), CpuError> {
+    quantize_with(ctx, m, k, Source::Made(row), scale, width, codes, residuals)
+}
+
+/// Where rows of activations come from.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    Given(&'a [f32]),
+    Made(&'a (dyn Fn(usize, &mut [f32]) + Sync)),
+}
+
+#[allow(clippy::too_many_arguments, reason = "those of `quantize_rows`")]
+fn quantize_with(
+    ctx: &Ctx<'_>,
+    m: usize,
+    k: usize,
+    source: Source<'_>,
+    scale: f32,
+    width: CodeWidth,
+    codes: &mut [u8],
+    residuals: &mut Residuals,
+) -> Result<(), CpuError> {
+    let code_bytes = width.bytes();
+    residuals.clear();
+    let elems = m.checked_mul(k);
+    check_len("quantize: codes like x", elems.and_then(|n| n.checked_mul(code_bytes)), codes.len())?;
+    if !(scale.is_finite() && scale >= f32::MIN_POSITIVE) || elems.is_none_or(|n| u32::try_from(n).is_err()) {
         return Err(CpuError::Argument {
             what: "quantize: scale",
             value: scale.to_string(),
@@ -233,10 +274,19 @@ pub fn quantize(
     const STEP: usize = 8;
     let mut parts: Vec<(&mut [u8], Residuals)> =
         codes.chunks_mut((STEP * k * code_bytes).max(1)).map(|codes| (codes, Residuals::default())).collect();
-    for_each_item(ctx.pool, ctx.lanes, &mut parts, &|index, _, (codes, residuals)| {
+    let workers = worker_scratch(ctx);
+    for_each_item(ctx.pool, ctx.lanes, &mut parts, &|index, worker, (codes, residuals)| {
+        let mut made = workers[worker].lock();
         for (i, codes) in codes.chunks_mut(k * code_bytes).enumerate() {
             let r = index * STEP + i;
-            let x = &x[r * k..(r + 1) * k];
+            let x = match source {
+                Source::Given(x) => &x[r * k..(r + 1) * k],
+                Source::Made(row) => {
+                    made.resize(k, 0.0);
+                    row(r, &mut made);
+                    &made[..]
+                }
+            };
             match width {
                 CodeWidth::U8 if ctx.kernels.quantize_u8(x, scale, codes) => residuals.find(x, scale, codes),
                 CodeWidth::U8 => {}
@@ -319,7 +369,7 @@ pub fn shadow(
     failure.into_inner().map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// Rows of weights, per thread.
+/// A buffer per thread.
 fn worker_scratch(ctx: &Ctx<'_>) -> Vec<Mutex<Vec<f32>>> {
     (0..ctx.lanes.max(1)).map(|_| Mutex::default()).collect()
 }

@@ -121,6 +121,27 @@ proptest! {
 }
 
 #[test]
+fn rows_that_are_made_give_the_same_as_rows_in_memory() {
+    let pool = Pool::new(3);
+    let (m, k) = (37, 200);
+    let x = activations(&mut Numbers::new(4), m * k);
+    let row = |r: usize, out: &mut [f32]| out.copy_from_slice(&x[r * k..(r + 1) * k]);
+    for (width, lanes, scale) in [(CodeWidth::U8, 1, 4e-3), (CodeWidth::U8, 3, 4e-3), (CodeWidth::U16, 3, 2e-5)] {
+        let ctx = ctx(&pool, lanes);
+        let mut both = [(); 2].map(|()| (vec![7; m * k * width.bytes()], Residuals::default()));
+        let [(codes, residuals), (made_codes, made_residuals)] = &mut both;
+        quantize(&ctx, &x, k, scale, width, codes, residuals).expect("sound");
+        quantize_rows(&ctx, m, k, &row, scale, width, made_codes, made_residuals).expect("sound");
+        assert!(both[0] == both[1] && !both[0].1.is_empty());
+    }
+    let (mut codes, mut residuals) = (vec![0; m * k], Residuals::default());
+    for m in [m - 1, usize::MAX] {
+        let wrong = quantize_rows(&ctx(&pool, 1), m, k, &row, 1.0, CodeWidth::U8, &mut codes, &mut residuals);
+        assert!(wrong.is_err(), "{m}");
+    }
+}
+
+#[test]
 fn codes_and_residuals_at_the_edges() {
     let pool = Pool::new(1);
     let ctx = ctx(&pool, 1);

@@ -111,26 +111,19 @@ impl Join<'_> {
     pub fn run(&self, ctx: &Ctx<'_>, out: &mut [f32]) -> Result<usize, RuntimeError> {
         let (saturated, left) = (Mutex::new(Vec::new()), AtomicUsize::new(0));
         coexec_cpu::for_each_row(ctx, out, self.n, &|row, out| {
-            let correction = self.correction.map(|all| &all[row * self.n..(row + 1) * self.n]);
             for part in self.parts {
-                if self.wide {
-                    let codes = &part.codes[row * part.width * 2..(row + 1) * part.width * 2];
-                    let ends = dequantize_u16(codes, part.scale / 256.0, &mut out[part.first..part.first + part.width]);
-                    left.fetch_add(ends, Ordering::Relaxed);
-                    continue;
-                }
-                let codes = &part.codes[row * part.width..(row + 1) * part.width];
-                for (i, codes) in codes.chunks(LOOK).enumerate() {
-                    let first = part.first + i * LOOK;
-                    let cols = first..first + codes.len();
-                    let add = correction.map(|c| &c[cols.clone()]);
-                    let ends = ctx.kernels.dequantize_u8(codes, part.scale, add, &mut out[cols]);
-                    if ends {
-                        let found = codes.iter().enumerate().filter(|(_, code)| matches!(code, 0 | 255));
-                        match self.correction {
-                            Some(_) => saturated.lock().extend(found.map(|(i, _)| (first + i, row))),
-                            None => _ = left.fetch_add(found.count(), Ordering::Relaxed),
-                        }
+                for at in (0..part.width).step_by(LOOK) {
+                    let cols = at..part.width.min(at + LOOK);
+                    let to = part.first + cols.start..part.first + cols.end;
+                    let add = self.correction.map(|all| &all[row * self.n..][to.clone()]);
+                    let ends = self.piece(ctx, part, row, cols.clone(), add, &mut out[to.clone()]);
+                    if ends == 0 {
+                    } else if add.is_some() {
+                        let codes = &part.codes[row * part.width..][cols];
+                        let found = codes.iter().zip(to).filter(|(code, _)| matches!(code, 0 | 255));
+                        saturated.lock().extend(found.map(|(_, column)| (column, row)));
+                    } else {
+                        left.fetch_add(ends, Ordering::Relaxed);
                     }
                 }
             }
@@ -138,6 +131,41 @@ impl Join<'_> {
         let mut saturated = saturated.into_inner();
         self.recompute(&mut saturated, out)?;
         Ok(saturated.len() + left.into_inner())
+    }
+
+    /// Where nothing is corrected: writes `silu(gate) · up` of one row to `out` `[width]`, for the parts gate and up; returns how many
+    /// outputs had saturated. What the codes stand for stays in the first cache.
+    pub fn silu_mul(&self, ctx: &Ctx<'_>, row: usize, out: &mut [f32]) -> usize {
+        let [gate, up] = self.parts else { return 0 };
+        let (mut of_gate, mut of_up) = ([0.0; LOOK], [0.0; LOOK]);
+        let mut saturated = 0;
+        for at in (0..out.len()).step_by(LOOK) {
+            let cols = at..out.len().min(at + LOOK);
+            for (part, to) in [(gate, &mut of_gate), (up, &mut of_up)] {
+                saturated += self.piece(ctx, part, row, cols.clone(), None, &mut to[..cols.len()]);
+            }
+            ctx.kernels.silu_mul(&of_gate[..cols.len()], &of_up[..cols.len()], &mut out[cols]);
+        }
+        saturated
+    }
+
+    /// What the codes of some columns of a part stand for, plus `add`; returns how many of them are the first or the last.
+    fn piece(
+        &self,
+        ctx: &Ctx<'_>,
+        part: &OutputPart<'_>,
+        row: usize,
+        cols: Range<usize>,
+        add: Option<&[f32]>,
+        out: &mut [f32],
+    ) -> usize {
+        if self.wide {
+            let codes = &part.codes[row * part.width * 2..][cols.start * 2..cols.end * 2];
+            return dequantize_u16(codes, part.scale / 256.0, out);
+        }
+        let codes = &part.codes[row * part.width..][cols];
+        let ends = ctx.kernels.dequantize_u8(codes, part.scale, add, out);
+        if ends { codes.iter().filter(|code| matches!(code, 0 | 255)).count() } else { 0 }
     }
 
     /// Computes saturated outputs `(column, row)` again.

@@ -13,7 +13,7 @@ use crate::{
     npu::PreparedNpu,
     shadow::{Join, OutputPart, ShadowRows},
 };
-use coexec_cpu::{Ctx, Kernels, Pool};
+use coexec_cpu::{CodeWidth, Ctx, Kernels, Pool};
 use coexec_model::{LayerIdx, LinearCalibration, LinearKind, Treatment, WeightFormat};
 use coexec_scheduler::{CancelToken, Driver, Executor, Policy, RunError, RunReport, TaskId};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -75,6 +75,15 @@ struct Execution<'a> {
     buffers: Vec<ChunkBuffers>,
     shadow: ShadowCounters,
     saturated: AtomicU64,
+}
+
+/// The input of a linear in float.
+#[derive(Clone, Copy)]
+enum Input<'a> {
+    /// `[m, K]`.
+    Whole(&'a [f32]),
+    /// So many rows, made one by one.
+    Rows(usize, &'a (dyn Fn(usize, &mut [f32]) + Sync)),
 }
 
 /// What a run gives besides K and V.
@@ -178,7 +187,7 @@ impl Execution<'_> {
         }
         let MainBuffers { x, input, .. } = &mut *main;
         layer.attn_in(&ctx, x, input)?;
-        self.quantise(LinearKind::Qkv, l, chunk, lanes, &main)
+        self.quantise(LinearKind::Qkv, l, chunk, lanes, Input::Whole(input))
     }
 
     fn kv_write(&self, l: usize, chunk: usize, lanes: u16) -> Result<(), RuntimeError> {
@@ -201,7 +210,7 @@ impl Execution<'_> {
         let mut main = self.buffers[chunk].main.lock();
         let MainBuffers { input, qkv, .. } = &mut *main;
         self.runner.model.layer(l).attend(&self.ctx(lanes), &qkv.q, c.start_pos, self.runner.kv, l, input)?;
-        self.quantise(LinearKind::O, l, chunk, lanes, &main)
+        self.quantise(LinearKind::O, l, chunk, lanes, Input::Whole(input))
     }
 
     fn ffn_in(&self, l: usize, chunk: usize, lanes: u16) -> Result<(), RuntimeError> {
@@ -216,15 +225,32 @@ impl Execution<'_> {
         let MainBuffers { x, outputs, input, .. } = &mut *main;
         coexec_cpu::add_rows(&ctx, x, &outputs[LinearKind::O.index()])?;
         layer.ffn_in(&ctx, x, input)?;
-        self.quantise(LinearKind::GateUp, l, chunk, lanes, &main)
+        self.quantise(LinearKind::GateUp, l, chunk, lanes, Input::Whole(input))
     }
 
     fn act(&self, l: usize, chunk: usize, lanes: u16) -> Result<(), RuntimeError> {
+        let treatment = |kind| self.calibration(kind, l).map(|c| c.treatment);
+        if !treatment(LinearKind::GateUp)?.has_shadow() && treatment(LinearKind::Down)? != Treatment::Split {
+            return self.act_rows(l, chunk, lanes);
+        }
         let mut main = self.buffers[chunk].main.lock();
         self.join(LinearKind::GateUp, l, chunk, lanes, &mut main)?;
         let MainBuffers { outputs, input, .. } = &mut *main;
         self.runner.model.layer(l).act(&self.ctx(lanes), &outputs[LinearKind::GateUp.index()], input)?;
-        self.quantise(LinearKind::Down, l, chunk, lanes, &main)
+        self.quantise(LinearKind::Down, l, chunk, lanes, Input::Whole(input))
+    }
+
+    /// The same where nothing is corrected and the input of down is not wanted in float: from codes to codes, row by row.
+    fn act_rows(&self, l: usize, chunk: usize, lanes: u16) -> Result<(), RuntimeError> {
+        let (ctx, saturated) = (self.ctx(lanes), AtomicU64::new(0));
+        self.with_join(LinearKind::GateUp, l, chunk, |join| {
+            let row = |r: usize, out: &mut [f32]| {
+                saturated.fetch_add(join.silu_mul(&ctx, r, out) as u64, Ordering::Relaxed);
+            };
+            self.quantise(LinearKind::Down, l, chunk, lanes, Input::Rows(join.m, &row))
+        })?;
+        self.saturated.fetch_add(saturated.into_inner(), Ordering::Relaxed);
+        Ok(())
     }
 
     fn out(&self, l: usize, chunk: usize, lanes: u16) -> Result<(), RuntimeError> {
@@ -275,12 +301,16 @@ impl Execution<'_> {
         l: usize,
         chunk: usize,
         lanes: u16,
-        main: &MainBuffers,
+        input: Input<'_>,
     ) -> Result<(), RuntimeError> {
         if !self.split() {
             return Ok(());
         }
         let k = self.runner.model.linear(l, kind).k();
+        let elems = match input {
+            Input::Whole(x) => x.len(),
+            Input::Rows(m, _) => m * k,
+        };
         let calibration = self.calibration(kind, l)?;
         let (treatment, (scale, _)) = (calibration.treatment, calibration.scales());
         let chunk_len = self.runner.plan.chunks[chunk].chunk_len;
@@ -290,15 +320,21 @@ impl Execution<'_> {
             npu.allocate(kind, treatment, || self.npu()?.bindings(chunk_len * treatment.code_bytes(), k, &parts))?;
         let mut codes = bindings.inputs[0].write()?;
         let mut shadow = self.buffers[chunk].shadow.lock();
-        let (used, padding) = codes.split_at_mut(main.input.len() * treatment.code_bytes());
+        let (used, padding) = codes.split_at_mut(elems * treatment.code_bytes());
         let (ctx, residuals) = (self.ctx(lanes), &mut shadow.residuals);
-        if treatment == Treatment::Wide {
-            coexec_cpu::quantize(&ctx, &main.input, k, scale / 256.0, coexec_cpu::CodeWidth::U16, used, residuals)?;
+        let (scale, width) = match treatment {
+            Treatment::Wide => (scale / 256.0, CodeWidth::U16),
+            _ => (scale, CodeWidth::U8),
+        };
+        match input {
+            Input::Whole(x) => coexec_cpu::quantize(&ctx, x, k, scale, width, used, residuals)?,
+            Input::Rows(m, row) => coexec_cpu::quantize_rows(&ctx, m, k, row, scale, width, used, residuals)?,
+        }
+        if width == CodeWidth::U16 {
             padding.chunks_exact_mut(2).for_each(|code| code.copy_from_slice(&32_768u16.to_le_bytes()));
         } else {
-            coexec_cpu::quantize(&ctx, &main.input, k, scale, coexec_cpu::CodeWidth::U8, used, residuals)?;
-            if treatment == Treatment::Split {
-                residuals.take_channels(&main.input, k, &calibration.hot_channels, used)?;
+            if let (Treatment::Split, Input::Whole(x)) = (treatment, input) {
+                residuals.take_channels(x, k, &calibration.hot_channels, used)?;
             }
             padding.fill(128);
         }
@@ -339,12 +375,28 @@ impl Execution<'_> {
         if !self.split() {
             return Ok(());
         }
+        let output = &mut main.outputs[kind.index()];
+        let saturated = self.with_join(kind, l, chunk, |join| {
+            output.resize(join.m * join.n, 0.0);
+            join.run(&self.ctx(lanes), output)
+        })?;
+        self.saturated.fetch_add(saturated as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Calls `f` with the NPU's output of a linear and the shadow's correction of it.
+    fn with_join<R>(
+        &self,
+        kind: LinearKind,
+        l: usize,
+        chunk: usize,
+        f: impl FnOnce(&Join<'_>) -> Result<R, RuntimeError>,
+    ) -> Result<R, RuntimeError> {
         let calibration = self.calibration(kind, l)?;
         let weight = self.runner.model.linear(l, kind);
-        let npu = self.buffers[chunk].npu.lock();
-        let shadow = self.buffers[chunk].shadow.lock();
         let (treatment, (input_scale, output_scales)) = (calibration.treatment, calibration.scales());
-        let bindings = npu.get(kind, treatment).cloned().unwrap_or_default();
+        let bindings = self.buffers[chunk].npu.lock().get(kind, treatment).cloned().unwrap_or_default();
+        let shadow = treatment.has_shadow().then(|| self.buffers[chunk].shadow.lock());
         let input = bindings.inputs.first().map(coexec_npu::NpuBuffer::read).transpose()?;
         let outputs = bindings.outputs.iter().map(coexec_npu::NpuBuffer::read).collect::<Result<Vec<_>, _>>()?;
         let mut first = 0;
@@ -365,16 +417,12 @@ impl Execution<'_> {
             m: self.runner.plan.chunks[chunk].tokens,
             n: weight.n(),
             parts: &parts,
-            correction: treatment.has_shadow().then_some(&shadow.corrections[kind.index()][..]),
+            correction: shadow.as_ref().map(|shadow| &shadow.corrections[kind.index()][..]),
             input_codes: input.as_deref().unwrap_or_default(),
             input_scale,
             weight,
             wide: treatment == Treatment::Wide,
         };
-        let output = &mut main.outputs[kind.index()];
-        output.resize(join.m * join.n, 0.0);
-        let saturated = join.run(&self.ctx(lanes), output)?;
-        self.saturated.fetch_add(saturated as u64, Ordering::Relaxed);
-        Ok(())
+        f(&join)
     }
 }
