@@ -97,10 +97,12 @@ fn gemm(c: &mut Criterion) {
                     let bytes = weights(format, n, k);
                     let tiles = SliceTiles::new(format, k, &bytes);
                     let w = PanelTensor { format, n, k, tiles: &tiles };
-                    let (mut y, mut scratch) = (vec![0.0; m * n], LinearScratch::new());
+                    // On huge pages, as wide outputs are in the engine.
+                    let (mut y, mut scratch) = (AlignedBytes::zeroed(m * n * 4), LinearScratch::new());
+                    let y: &mut [f32] = bytemuck::cast_slice_mut(y.as_mut_slice());
                     input.copy(&ctx, format, &x, k).expect("fits");
                     group.bench_function(name(format.name()), |b| {
-                        b.iter(|| linear_input(&ctx, &w, black_box(&input), &mut y, &mut scratch).expect("fits"));
+                        b.iter(|| linear_input(&ctx, &w, black_box(&input), y, &mut scratch).expect("fits"));
                     });
                     if n > 4 * k {
                         let mut out = LinearInput::new();

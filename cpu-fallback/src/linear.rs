@@ -3,7 +3,7 @@
 use crate::{
     CpuError, Ctx, LinearInput, PanelTensor,
     error::check_len,
-    kernels::{Block, FloatLinearArgs, Grid, IntLinearArgs, QuantView, for_each_block},
+    kernels::{Block, FloatLinearArgs, Grid, IntLinearArgs, QuantView, for_each_block_apart},
     quant::QuantRows,
 };
 use coexec_model::{
@@ -33,7 +33,8 @@ const PART_MIN_ROWS: usize = 96;
 pub struct LinearScratch {
     quant: QuantRows,
     tiles: Vec<Mutex<AlignedBytes>>,
-    pub(crate) gate_up: Vec<f32>,
+    /// Floats: megabytes for a chunk, which take huge pages.
+    pub(crate) gate_up: AlignedBytes,
 }
 
 impl LinearScratch {
@@ -149,7 +150,7 @@ fn multiply(
     let first_panel = rows.start / PANEL_ROWS;
     let grid = grid(w, &rows, m, lanes, panel_bytes);
     let failure = Mutex::new(None);
-    for_each_block(ctx.pool, lanes, y, grid, &|worker, mut block| {
+    for_each_block_apart(ctx.pool, lanes, y, grid, &|worker, mut block| {
         if failure.lock().is_some() {
             return;
         }

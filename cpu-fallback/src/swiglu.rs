@@ -20,7 +20,7 @@ const GROUPS: usize = COLUMNS / GROUP;
 /// Rows that are activated and quantised together.
 const TOGETHER: usize = 8;
 /// Most rows of a part: gate and up of them stay in the second cache.
-const MAX_ROWS: usize = 132;
+const MAX_ROWS: usize = 264;
 
 /// What a thread works in.
 #[derive(Debug, Default)]
@@ -46,11 +46,14 @@ pub fn linear_swiglu(
     let (m, k) = (x.rows(), w.n / 2);
     let fused = k.is_multiple_of(COLUMNS) && w.tiles.whole().is_some() && next.is_integer() && m > linear::FEW_ROWS;
     if !fused {
-        let mut gate_up = std::mem::take(&mut scratch.gate_up);
-        gate_up.resize(m * w.n, 0.0);
-        linear::linear_input(ctx, w, x, &mut gate_up, scratch)?;
-        out.silu_mul(ctx, next, &gate_up, k)?;
-        scratch.gate_up = gate_up;
+        let mut bytes = std::mem::take(&mut scratch.gate_up);
+        if bytes.len() < m * w.n * 4 {
+            bytes = AlignedBytes::zeroed(m * w.n * 4);
+        }
+        let gate_up: &mut [f32] = bytemuck::cast_slice_mut(&mut bytes.as_mut_slice()[..m * w.n * 4]);
+        linear::linear_input(ctx, w, x, gate_up, scratch)?;
+        out.silu_mul(ctx, next, gate_up, k)?;
+        scratch.gate_up = bytes;
         return Ok(());
     }
     check_len("linear_swiglu: x [m, k]", Some(w.k), x.k())?;

@@ -148,6 +148,25 @@ pub(crate) fn for_each_block<T: Send>(
     blocks(pool, lanes, data, grid, |part| part, f);
 }
 
+/// As [`for_each_block`], for threads that take turns to work far apart: next to each other they would share the lines of the
+/// output, and each would ask for the weights that the other one takes next.
+pub(crate) fn for_each_block_apart<T: Send>(
+    pool: &Pool,
+    lanes: usize,
+    data: &mut [T],
+    grid: Grid,
+    f: &(dyn Fn(usize, Block<'_, T>) + Sync),
+) {
+    blocks(pool, lanes, data, grid, |part| apart(part, grid.parts(), lanes), f);
+}
+
+/// A permutation of `0..parts`: every `lanes`-th part follows the one before.
+fn apart(part: usize, parts: usize, lanes: usize) -> usize {
+    let lanes = lanes.max(1);
+    let (lane, turn) = (part % lanes, part / lanes);
+    lane * (parts / lanes) + lane.min(parts % lanes) + turn
+}
+
 /// As [`for_each_block`], beginning with the last block: for work that grows with the rows.
 pub(crate) fn for_each_block_from_last<T: Send>(
     pool: &Pool,
@@ -185,7 +204,7 @@ pub(crate) type Cut<'a, T> = (&'a mut [T], Grid);
 /// A block of each of three buffers.
 pub(crate) type Blocks3<'a, A, B, C> = (Block<'a, A>, Block<'a, B>, Block<'a, C>);
 
-/// As [`for_each_block`], for three buffers that are cut into the same number of blocks: `f` gets a block of each.
+/// As [`for_each_block_apart`], for three buffers that are cut into the same number of blocks: `f` gets a block of each.
 pub(crate) fn for_each_block3<A: Send, B: Send, C: Send>(
     pool: &Pool,
     lanes: usize,
@@ -197,7 +216,9 @@ pub(crate) fn for_each_block3<A: Send, B: Send, C: Send>(
     grid_c.check(c.len());
     assert!(grid_a.parts() == grid_b.parts() && grid_a.parts() == grid_c.parts());
     let (a, b, c) = (Start(a.as_mut_ptr()), Start(b.as_mut_ptr()), Start(c.as_mut_ptr()));
-    pool.run(lanes, grid_a.parts(), &|part, worker| {
+    let parts = grid_a.parts();
+    pool.run(lanes, parts, &|part, worker| {
+        let part = apart(part, parts, lanes);
         // SAFETY: each buffer was checked against its grid, and the pool runs each part once.
         let blocks = unsafe { (a.block(grid_a, part), b.block(grid_b, part), c.block(grid_c, part)) };
         if let (Some(a), Some(b), Some(c)) = blocks {
@@ -244,6 +265,20 @@ pub(crate) fn for_each_item<T: Send>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn apart_is_a_permutation_of_runs() {
+        for lanes in 0..6 {
+            for parts in 0..40 {
+                let order: Vec<usize> = (0..parts).map(|part| apart(part, parts, lanes)).collect();
+                let mut sorted = order.clone();
+                sorted.sort_unstable();
+                assert!(sorted.into_iter().eq(0..parts), "{parts} {lanes}");
+                let mut turns = order.iter().zip(order.iter().skip(lanes.max(1)));
+                assert!(turns.all(|(now, next)| now + 1 == *next), "{parts} {lanes}");
+            }
+        }
+    }
 
     #[test]
     fn blocks_cover_every_element_once() {

@@ -32,7 +32,8 @@ mod tests;
 pub(crate) use args::{FloatLinearArgs, GemmU8S8Args, IntLinearArgs, QuantView, RequantArgs};
 pub(crate) use attn::{AttnPart, AttnQuery, AttnSegmentArgs, AttnState, AttnVectors, SegmentScratch, TILE_REGISTERS};
 pub(crate) use disjoint::{
-    Block, Grid, for_each_block, for_each_block_from_last, for_each_block3, for_each_item, for_each_unit,
+    Block, Grid, for_each_block, for_each_block_apart, for_each_block_from_last, for_each_block3, for_each_item,
+    for_each_unit,
 };
 
 use crate::KernelError;

@@ -371,6 +371,15 @@ unsafe fn panels<const SCALED: bool, const P: usize>(
                             line += 1;
                         }
                     }
+                    if range.end == groups {
+                        // Rows of the output are far apart: a store that misses holds up those behind it.
+                        for r in row + $m..rows.end.min(row + 2 * $m) {
+                            let out = block.row(r).as_ptr().wrapping_add(first * PANEL_ROWS);
+                            for p in 0..P {
+                                prefetch::<_MM_HINT_T0>(out.wrapping_add(p * PANEL_ROWS).cast());
+                            }
+                        }
+                    }
                     let sums = &mut sums.0[row - rows.start..row - rows.start + $m];
                     let mut acc = [[_mm512_setzero_ps(); P]; $m];
                     if start > 0 {
