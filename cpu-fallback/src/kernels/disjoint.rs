@@ -72,6 +72,11 @@ impl<T> Block<'_, T> {
         self.cols.len()
     }
 
+    /// Whether its rows lie so near each other that it stays in the caches: less than a page apart.
+    pub(crate) fn is_narrow(&self) -> bool {
+        self.stride * size_of::<T>() < 4096
+    }
+
     /// Where the block's rows lie in the buffer.
     pub(crate) fn row_range(&self) -> Range<usize> {
         self.rows.clone()

@@ -371,8 +371,8 @@ unsafe fn panels<const SCALED: bool, const P: usize>(
                             line += 1;
                         }
                     }
-                    if range.end == groups {
-                        // Rows of the output are far apart: a store that misses holds up those behind it.
+                    if range.end == groups && !block.is_narrow() {
+                        // A store that misses holds up those behind it.
                         for r in row + $m..rows.end.min(row + 2 * $m) {
                             let out = block.row(r).as_ptr().wrapping_add(first * PANEL_ROWS);
                             for p in 0..P {
