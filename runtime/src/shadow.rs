@@ -117,13 +117,14 @@ impl Join<'_> {
                     let to = part.first + cols.start..part.first + cols.end;
                     let add = self.correction.map(|all| &all[row * self.n..][to.clone()]);
                     let ends = self.piece(ctx, part, row, cols.clone(), add, &mut out[to.clone()]);
-                    if ends == 0 {
-                    } else if add.is_some() {
-                        let codes = &part.codes[row * part.width..][cols];
-                        let found = codes.iter().zip(to).filter(|(code, _)| matches!(code, 0 | 255));
-                        saturated.lock().extend(found.map(|(_, column)| (column, row)));
-                    } else {
-                        left.fetch_add(ends, Ordering::Relaxed);
+                    match (ends, add) {
+                        (0, _) => {}
+                        (_, None) => _ = left.fetch_add(ends, Ordering::Relaxed),
+                        (_, Some(_)) => {
+                            let codes = &part.codes[row * part.width..][cols];
+                            let found = codes.iter().zip(to).filter(|(code, _)| matches!(code, 0 | 255));
+                            saturated.lock().extend(found.map(|(_, column)| (column, row)));
+                        }
                     }
                 }
             }
