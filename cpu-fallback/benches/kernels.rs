@@ -97,7 +97,7 @@ fn gemm(c: &mut Criterion) {
                     let bytes = weights(format, n, k);
                     let tiles = SliceTiles::new(format, k, &bytes);
                     let w = PanelTensor { format, n, k, tiles: &tiles };
-                    // On huge pages, as wide outputs are in the engine.
+                    // Wide outputs on huge pages, as the scratch of a SwiGLU that is not fused: the engine writes no others of that width.
                     let (mut y, mut scratch) = (AlignedBytes::zeroed(m * n * 4), LinearScratch::new());
                     let y: &mut [f32] = bytemuck::cast_slice_mut(y.as_mut_slice());
                     input.copy(&ctx, format, &x, k).expect("fits");

@@ -5,8 +5,8 @@
 //! every tensor, from which encodings are chosen.
 //!
 //! Deterministic on every machine: results depend on integers and on float operations in a fixed order, never on threads or
-//! time. A context's graphs run on its own worker thread or, with [`NpuContext::run`], on the caller's, in order; contexts of one device run one at a time, as
-//! on the NPU.
+//! time. A context's graphs run on its own worker thread or, with [`NpuContext::run`], on the caller's, in order; contexts of one
+//! device run one at a time, as on the NPU.
 
 mod blob;
 mod context;
