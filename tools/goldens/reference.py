@@ -10,12 +10,14 @@ import numpy as np
 
 
 def rope_inverse_frequencies(config):
-    """`[head_dim / 2]` radians per position, with `llama3` scaling where the config asks for it."""
+    """`[head_dim / 2]` radians per position, with `linear` or `llama3` scaling where the config asks for it."""
     dim = config.head_dim
     rope = config.rope
     inverse = rope["rope_theta"] ** (-np.arange(0, dim, 2, dtype=np.float64) / dim)
     if rope["rope_type"] == "default":
         return inverse
+    if rope["rope_type"] == "linear":
+        return inverse / rope["factor"]
     return inverse / llama3_factors(config)
 
 
@@ -28,10 +30,10 @@ def llama3_factors(config):
     inverse = rope["rope_theta"] ** (-np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim)
     factors = []
     for wavelength in 2 * math.pi / inverse:
-        if wavelength < context / high:
-            factors.append(1.0)
-        elif wavelength > context / low:
+        if wavelength > context / low:
             factors.append(rope["factor"])
+        elif wavelength < context / high:
+            factors.append(1.0)
         else:
             smooth = (context / wavelength - low) / (high - low)
             factors.append(1 / ((1 - smooth) / rope["factor"] + smooth))
@@ -81,7 +83,7 @@ def forward(config, weights, ids):
         if at + "self_attn.q_norm.weight" in weights:
             q = rms_norm(q, w(at + "self_attn.q_norm.weight"), config.rms_norm_eps)
             k = rms_norm(k, w(at + "self_attn.k_norm.weight"), config.rms_norm_eps)
-        mixed = attention(rotate(q, angles), rotate(k, angles), v, config.window)
+        mixed = attention(rotate(q, angles), rotate(k, angles), v, config.windows[layer])
         x = x + linear(mixed, at + "self_attn.o_proj")
         h = rms_norm(x, w(at + "post_attention_layernorm.weight"), config.rms_norm_eps)
         gate = linear(h, at + "mlp.gate_proj")
@@ -99,7 +101,14 @@ class ReferenceConfig:
         self.rms_norm_eps = config.rms_norm_eps
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.rope = dict(config.rope_parameters)
-        self.window = getattr(config, "sliding_window", None)
+        self.windows = layer_windows(config)
+
+
+def layer_windows(config):
+    """The window of every layer, `None` for all positions: a Llama has none, whatever keys lie about in its config."""
+    window = None if config.model_type == "llama" else getattr(config, "sliding_window", None)
+    types = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
+    return [window if kind == "sliding_attention" else None for kind in types]
 
 
 def greedy(config, weights, prompt_ids, tokens):

@@ -1,4 +1,4 @@
-//! Project automation: `cargo xtask test | check | arm | miri | fuzz | bindgen | qnn | demo`.
+//! Project automation: `cargo xtask test | check | arm | miri | fuzz | checkpoint-fuzz | bindgen | qnn | demo`.
 //!
 //! `test` is what the README promises and what CI runs. Everything here calls cargo; nothing is installed that is there.
 
@@ -6,6 +6,7 @@
 
 mod arm;
 mod bindgen;
+mod checkpoint_fuzz;
 mod fuzz;
 mod miri;
 mod qnn;
@@ -47,6 +48,8 @@ enum Task {
         /// Only this target
         target: Option<String>,
     },
+    /// Compare the float logits of odd checkpoints with those of transformers (needs Python; minutes)
+    CheckpointFuzz(checkpoint_fuzz::Options),
     /// Make sys/src/bindings.rs of sys/include/qnn.h
     Bindgen {
         /// Only compare, fail when the file would change
@@ -69,6 +72,7 @@ fn main() -> anyhow::Result<()> {
         }
         Task::Miri => miri::run(),
         Task::Fuzz { seconds, target } => fuzz::run(seconds, target.as_deref()),
+        Task::CheckpointFuzz(options) => checkpoint_fuzz::run(&options),
         Task::Bindgen { check } => bindgen::run(check),
         Task::Qnn => {
             println!("{}", qnn::ensure()?.display());

@@ -45,7 +45,7 @@ pub(crate) fn ensure() -> anyhow::Result<PathBuf> {
 }
 
 /// Cargo's target directory, where binaries and tests look for the library.
-fn target_dir() -> PathBuf {
+pub(crate) fn target_dir() -> PathBuf {
     match std::env::var_os("CARGO_TARGET_DIR") {
         Some(dir) => crate::root().join(dir),
         None => crate::root().join("target"),
