@@ -5,9 +5,9 @@
 use coexec::{
     Engine, EngineOptions, KvDtype, NpuChoice,
     model::{
-        TokenId, WeightFormat,
+        DecoderConfig, TensorName, TokenId, TokenizerData, WeightFormat,
         packed::PackedFile,
-        source::{self, ModelSource, transform::outliers::with_outliers},
+        source::{self, ModelSource, SourceError, transform::outliers::with_outliers},
     },
     runtime::{
         import::{ImportOptions, import},
@@ -19,6 +19,7 @@ use coexec::{
 use std::{
     fs,
     io::{Read as _, Write as _},
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -53,6 +54,51 @@ pub(crate) fn shared_models(test: &str) -> Option<PathBuf> {
     None
 }
 
+/// The real SmolLM2-135M-Instruct as a GGUF file, where `cargo xtask model` has put it (`cargo xtask test` does that by
+/// itself); otherwise the skip is printed and counted.
+pub(crate) fn smollm2(test: &str) -> Option<PathBuf> {
+    let default = || root().join("target/models/SmolLM2-135M-Instruct.Q4_1.gguf");
+    let path = std::env::var_os("COEXEC_SMOLLM2").map_or_else(default, PathBuf::from);
+    if path.is_file() {
+        return Some(path);
+    }
+    skip(test, "no real model; `cargo xtask model SmolLM2-135M-Instruct` gets it");
+    None
+}
+
+/// The first layers of a model, between its embedding and its head: as real, and quick to compile.
+pub(crate) struct FirstLayers<'a> {
+    source: &'a dyn ModelSource,
+    config: DecoderConfig,
+}
+
+impl<'a> FirstLayers<'a> {
+    pub(crate) fn new(source: &'a dyn ModelSource, layers: u32) -> Self {
+        Self { source, config: DecoderConfig { num_hidden_layers: layers, ..source.config().clone() } }
+    }
+}
+
+impl ModelSource for FirstLayers<'_> {
+    fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+    fn tokenizer(&self) -> &TokenizerData {
+        self.source.tokenizer()
+    }
+    fn shape(&self, name: TensorName) -> Option<(usize, usize)> {
+        match name {
+            TensorName::Layer(layer, _) if layer.0 >= self.config.num_hidden_layers => None,
+            _ => self.source.shape(name),
+        }
+    }
+    fn read_rows(&self, name: TensorName, rows: Range<usize>, out: &mut Vec<f32>) -> Result<(), SourceError> {
+        self.source.read_rows(name, rows, out)
+    }
+    fn describe(&self) -> String {
+        format!("{}, first {} layers", self.source.describe(), self.config.num_hidden_layers)
+    }
+}
+
 /// A size of a test: `full`, or `small` under an emulated CPU (`cargo xtask arm` sets `COEXEC_EMULATED`), where everything
 /// takes many times as long.
 pub(crate) fn sized<T>(full: T, small: T) -> T {
@@ -70,6 +116,35 @@ pub(crate) fn skip(test: &str, reason: &str) {
     }
 }
 
+/// Arrays of NumPy's in one file.
+pub(crate) struct Npz(zip::ZipArchive<fs::File>);
+
+impl Npz {
+    pub(crate) fn open(path: &Path) -> Self {
+        let file = fs::File::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        Self(zip::ZipArchive::new(file).expect("an npz is a zip"))
+    }
+
+    fn array(&mut self, name: &str) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.0.by_name(&format!("{name}.npy")).expect("entry").read_to_end(&mut bytes).expect("npz entry");
+        bytes
+    }
+
+    /// An array of token ids (i64), flat.
+    pub(crate) fn token_ids(&mut self, name: &str) -> Vec<TokenId> {
+        let bytes = self.array(name);
+        let ids = npyz::NpyFile::new(&bytes[..]).expect("npy").into_vec::<i64>().expect("i64 ids");
+        ids.into_iter().map(|i| TokenId(u32::try_from(i).expect("an id"))).collect()
+    }
+
+    /// An array of f32, flat.
+    pub(crate) fn floats(&mut self, name: &str) -> Vec<f32> {
+        let bytes = self.array(name);
+        npyz::NpyFile::new(&bytes[..]).expect("npy").into_vec::<f32>().expect("f32")
+    }
+}
+
 /// A golden: token ids and float64-made logits.
 pub(crate) struct Golden {
     pub(crate) ids: Vec<TokenId>,
@@ -79,19 +154,11 @@ pub(crate) struct Golden {
 
 impl Golden {
     pub(crate) fn read(path: &Path) -> Self {
-        let file = fs::File::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let mut zip = zip::ZipArchive::new(file).expect("an npz is a zip");
-        let mut entry = |name: &str| {
-            let mut bytes = Vec::new();
-            zip.by_name(name).expect("entry").read_to_end(&mut bytes).expect("npz entry");
-            bytes
-        };
-        let (ids, logits) = (entry("ids.npy"), entry("logits.npy"));
-        let ids = npyz::NpyFile::new(&ids[..]).expect("npy").into_vec::<i64>().expect("i64 ids");
-        let logits = npyz::NpyFile::new(&logits[..]).expect("npy");
-        let vocab = logits.shape()[1] as usize;
-        let logits = logits.into_vec::<f32>().expect("f32 logits");
-        Self { ids: ids.into_iter().map(|i| TokenId(u32::try_from(i).expect("an id"))).collect(), logits, vocab }
+        let mut npz = Npz::open(path);
+        let (ids, logits) = (npz.token_ids("ids"), npz.floats("logits"));
+        let vocab = logits.len() / ids.len();
+        assert_eq!(logits.len(), ids.len() * vocab, "{}", path.display());
+        Self { ids, logits, vocab }
     }
 }
 

@@ -47,7 +47,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     crate::run(&mut crate::cargo(&["build", "--release", "--example", "checkpoint_logits"]))?;
     let mut command = Command::new(python);
     command.current_dir(crate::root()).args(["-W", "ignore"]).arg(tool.join("fuzz.py"));
-    command.arg("--engine").arg(crate::qnn::target_dir().join("release/examples/checkpoint_logits"));
+    command.arg("--engine").arg(crate::wheel::target_dir().join("release/examples/checkpoint_logits"));
     command.args(["--cases", &options.cases.to_string(), "--seed", &options.seed.to_string()]);
     command.args(["--first", &options.first.to_string()]);
     if let Some(only) = options.only {
@@ -66,7 +66,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 
 /// A virtual environment with the tool's requirements; made anew when they change.
 fn environment(tool: &Path) -> anyhow::Result<PathBuf> {
-    let root = crate::qnn::target_dir().join("checkpoint-fuzz");
+    let root = crate::wheel::target_dir().join("checkpoint-fuzz");
     let (python, stamp) = (root.join("venv/bin/python"), root.join("complete"));
     let read = |path: PathBuf| std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()));
     let wanted = read(tool.join("requirements.txt"))? + &read(tool.join("../goldens/requirements.txt"))?;

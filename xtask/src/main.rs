@@ -1,4 +1,5 @@
-//! Project automation: `cargo xtask test | check | arm | miri | fuzz | checkpoint-fuzz | bindgen | qnn | demo`.
+//! Project automation: `cargo xtask test | check | model | chat | arm | miri | fuzz | checkpoint-fuzz | bindgen | qnn |
+//! demo`.
 //!
 //! `test` is what the README promises and what CI runs. Everything here calls cargo; nothing is installed that is there.
 
@@ -6,10 +7,13 @@
 
 mod arm;
 mod bindgen;
+mod chat;
 mod checkpoint_fuzz;
 mod fuzz;
 mod miri;
+mod model;
 mod qnn;
+mod wheel;
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
@@ -58,6 +62,14 @@ enum Task {
     },
     /// Get Qualcomm's HTP library for x86-64 Linux into target/qnn (under Qualcomm's licence; nothing of it enters git)
     Qnn,
+    /// Get a real trained model into target/models (under its own licence; nothing of it enters git); without a name, list
+    /// them
+    Model {
+        /// e.g. SmolLM2-135M-Instruct
+        name: Option<String>,
+    },
+    /// Ask a real model: get it, import it once, run it in its chat template
+    Chat(chat::Args),
     /// Pack the demo model again from models/demo (after training or a change of the format)
     Demo,
 }
@@ -78,6 +90,15 @@ fn main() -> anyhow::Result<()> {
             println!("{}", qnn::ensure()?.display());
             Ok(())
         }
+        Task::Model { name: None } => {
+            model::list();
+            Ok(())
+        }
+        Task::Model { name: Some(name) } => {
+            println!("{}", model::by_name(&name)?.ensure()?.display());
+            Ok(())
+        }
+        Task::Chat(args) => chat::run(&args),
         Task::Demo => demo(),
     }
 }
@@ -122,6 +143,12 @@ fn test(args: &[String]) -> anyhow::Result<()> {
         Ok(dir) => _ = command.env("COEXEC_QNN_LIB_DIR", dir),
         Err(e) if std::env::var_os("CI").is_some() => return Err(e.context("CI runs the tests of the real NPU")),
         Err(e) => eprintln!("tests of the real NPU will be skipped: {e:#}"),
+    }
+    // Tests of a real model need its file, in the same way.
+    match model::SMOLLM2.ensure() {
+        Ok(path) => _ = command.env("COEXEC_SMOLLM2", path),
+        Err(e) if std::env::var_os("CI").is_some() => return Err(e.context("CI runs the tests of a real model")),
+        Err(e) => eprintln!("tests of a real model will be skipped: {e:#}"),
     }
     if !args.is_empty() {
         command.arg("--").args(args);
