@@ -116,6 +116,25 @@ fn logits_are_written_as_npz() {
 }
 
 #[test]
+fn a_sweep_of_recipes_alone_measures_them_and_nothing_else() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (model, out) = (demo_dir(), dir.path().join("out"));
+    let (calibrate, measure) = (model.join("calibration.txt"), root().join("tests/data/valid.txt"));
+    let texts = ["--calibrate", text(&calibrate), "--text", text(&measure), "--windows", "2"];
+    let chosen = ["--recipe", "cpu:q8", "--recipe", "q8,u8+shadow", "--recipes-only", "--out", text(&out)];
+    let table = ok(&[&["eval", "sweep", text(&model)][..], &texts, &chosen].concat());
+    assert_eq!(fs::read_to_string(out.join("accuracy.md")).expect("the table") + "\n", table);
+    for words in ["| `cpu:q8` |", "| `q8,u8+shadow` |", "Simulated: the shape of", "2 windows"] {
+        assert!(table.contains(words), "{words}: {table}");
+    }
+    assert!(!table.contains("importance") && !table.contains("pruning"), "{table}");
+    let json = fs::read(out.join("sweep.json")).expect("the numbers");
+    let json: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+    assert_eq!(json["rows"].as_array().map(Vec::len), Some(2));
+    assert_eq!(json["pruned"], serde_json::json!([]));
+}
+
+#[test]
 fn wrong_arguments_exit_with_2() {
     for args in [
         &["run", "--no-such-flag"][..],

@@ -108,6 +108,9 @@ pub(crate) struct SweepArgs {
     /// A recipe, as for `import --quant`, `cpu:` in front for the CPU path; may be repeated [default: all kinds]
     #[arg(long, value_name = "RECIPE")]
     recipe: Vec<String>,
+    /// Measure the recipes alone, not pruning and importance, which take a hundred times as long on models of many layers
+    #[arg(long)]
+    recipes_only: bool,
     /// Directory of accuracy.md, sweep.json and the plots
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
@@ -248,6 +251,9 @@ impl Sweeper<'_> {
             let row = self.recipe(name, source, &text, &windows, &reference)?;
             self.out.rows.push(row);
         }
+        if self.args.recipes_only {
+            return Ok(());
+        }
         self.pruning(name, source, &windows, &reference)
     }
 
@@ -380,6 +386,17 @@ impl Sweep {
                 r.simulated_tokens_per_s.map_or_else(|| "–".to_owned(), |s| format!("{s:.0}")),
             )?;
         }
+        if !self.pruned.is_empty() {
+            self.pruning_markdown(&mut out)?;
+        }
+        if !self.simulated.is_empty() {
+            let simulated = format!("Simulated: the shape of {SPEED_SHAPE}, {}.", self.simulated);
+            write!(out, "\n{}", wrapped(&simulated))?;
+        }
+        Ok(out)
+    }
+
+    fn pruning_markdown(&self, out: &mut String) -> std::fmt::Result {
         out.push_str(PRUNING);
         writeln!(
             out,
@@ -413,9 +430,7 @@ impl Sweep {
                 i.model, a.value, a.low, a.high, b.value, b.low, b.high
             )?;
         }
-        let simulated = format!("Simulated: the shape of {SPEED_SHAPE}, {}.", self.simulated);
-        write!(out, "\n{}", wrapped(&simulated))?;
-        Ok(out)
+        Ok(())
     }
 }
 
@@ -438,15 +453,16 @@ fn wrapped(text: &str) -> String {
 impl SweepArgs {
     fn describe_texts(&self) -> String {
         let name = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        let importance = |text: String| if self.recipes_only { String::new() } else { text };
         format!(
-            "Made by `coexec eval sweep`. Calibrated on the first {} tokens of `{}` (importance: on its last {} windows; \
-             `auto`: on its later half), measured on the first {} windows of `{}` (importance: {} at most).",
+            "Made by `coexec eval sweep`. Calibrated on the first {} tokens of `{}` ({}`auto`: on its later half), measured \
+             on the first {} windows of `{}`{}.",
             ImportOptions::default().calibration_tokens,
             name(&self.calibrate),
-            self.importance_windows / 2,
+            importance(format!("importance: on its last {} windows; ", self.importance_windows / 2)),
             self.windows,
             name(&self.text),
-            self.importance_windows,
+            importance(format!(" (importance: {} at most)", self.importance_windows)),
         )
     }
 }
