@@ -212,9 +212,14 @@ fn damaged_sources_are_refused_in_one_line() {
     );
     broken("tokenizer.json", &|b| b[..b.len() / 2].to_vec(), &["tokenizer"]);
     broken("config.json", &|b| b[..b.len() / 2].to_vec(), &["config.json"]);
-    for (key, value) in
-        [("num_hidden_layers", "1000000000000"), ("vocab_size", "-5"), ("hidden_size", "0"), ("rms_norm_eps", "\"x\"")]
-    {
+    for (key, value) in [
+        ("num_hidden_layers", "1000000000000"),
+        ("vocab_size", "-5"),
+        ("hidden_size", "0"),
+        ("rms_norm_eps", "\"x\""),
+        // More than a packed file can hold: not found out at the end of the import.
+        ("max_position_embeddings", "268435456"),
+    ] {
         broken(
             "config.json",
             &|b| {
@@ -230,6 +235,25 @@ fn damaged_sources_are_refused_in_one_line() {
     for len in [3, 10, 200, gguf.len() / 2] {
         fs::write(&path, &gguf[..len]).expect("write");
         fails(&["import", text(&path), text(&target)], &["cut.gguf"]);
+    }
+}
+
+#[test]
+fn a_flawed_generation_config_is_one_line_and_no_end() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    for name in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(root().join("tests/data/tiny/llama").join(name), dir.path().join(name)).expect("copy");
+    }
+    let target = dir.path().join("out.coexec");
+    for (text_of, words) in [("{\"do_sample\": true, \"temperature\": 0.6,}", "trailing comma"), ("{\"top_k\": -1}", "top_k")] {
+        fs::write(dir.path().join("generation_config.json"), text_of).expect("write");
+        let out = run(&["import", text(dir.path()), text(&target)]);
+        let stderr = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success() && target.exists(), "{stderr}");
+        let warnings: Vec<&str> = stderr.lines().filter(|l| l.contains("WARN")).collect();
+        assert_eq!(warnings.len(), 1, "{stderr}");
+        assert!(warnings[0].contains("generation_config.json") && warnings[0].contains(words), "{stderr}");
+        fs::remove_file(&target).expect("remove");
     }
 }
 

@@ -16,6 +16,7 @@ pub mod config;
 pub mod export;
 pub mod format;
 pub mod layout;
+mod limits;
 pub mod mmap;
 pub mod packed;
 pub mod quant;

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     Calibration, DecoderConfig, LayerIdx, LayerTensor, LinearKind, RopeScaling, TensorName,
     layout::{self, PANEL_ROWS},
+    limits,
 };
 use std::collections::HashMap;
 
@@ -187,17 +188,17 @@ fn tensors(file: &str, index: &Index, entries: &HashMap<TensorName, &TensorEntry
 pub(crate) fn config(file: &str, config: &DecoderConfig) -> Result<(), PackedError> {
     let bad = |field, reason| Err(PackedError::Config { file: file.to_owned(), field, reason });
     let sizes = [
-        ("hidden_size", config.hidden_size, 1 << 16),
-        ("intermediate_size", config.intermediate_size, 1 << 18),
-        ("num_hidden_layers", config.num_hidden_layers, 1 << 10),
-        ("num_attention_heads", config.num_attention_heads, 1 << 10),
-        ("num_key_value_heads", config.num_key_value_heads, 1 << 10),
-        ("head_dim", config.head_dim, 1 << 10),
-        ("vocab_size", config.vocab_size, 1 << 22),
-        ("max_position_embeddings", config.max_position_embeddings, 1 << 27),
+        ("hidden_size", config.hidden_size, limits::MAX_HIDDEN),
+        ("intermediate_size", config.intermediate_size, limits::MAX_FFN),
+        ("num_hidden_layers", config.num_hidden_layers, limits::MAX_LAYERS),
+        ("num_attention_heads", config.num_attention_heads, limits::MAX_HEADS),
+        ("num_key_value_heads", config.num_key_value_heads, limits::MAX_HEADS),
+        ("head_dim", config.head_dim, limits::MAX_HEAD_DIM),
+        ("vocab_size", config.vocab_size, limits::MAX_VOCAB),
+        ("max_position_embeddings", config.max_position_embeddings, limits::MAX_CONTEXT),
     ];
     for (field, size, max) in sizes {
-        if size == 0 || size > max {
+        if size == 0 || u64::from(size) > max {
             return bad(field, format!("is {size}, must be 1 to {max}"));
         }
     }
@@ -211,11 +212,9 @@ pub(crate) fn config(file: &str, config: &DecoderConfig) -> Result<(), PackedErr
     if !config.head_dim.is_multiple_of(2) {
         return bad("head_dim", format!("is {}, must be even (rotary pairs)", config.head_dim));
     }
-    if config.q_size() > 1 << 18 {
-        return bad(
-            "num_attention_heads",
-            format!("times head_dim is {}, must be at most {}", config.q_size(), 1 << 18),
-        );
+    if config.q_size() as u64 > limits::MAX_Q_SIZE {
+        let reason = format!("times head_dim is {}, must be at most {}", config.q_size(), limits::MAX_Q_SIZE);
+        return bad("num_attention_heads", reason);
     }
     for (field, value) in [("rms_norm_eps", config.rms_norm_eps), ("rope_theta", config.rope_theta)] {
         if !positive(value) {

@@ -58,6 +58,12 @@ pub struct Architecture {
     pub gguf_interleaved_qk: bool,
     /// Default of `rope_theta`.
     pub rope_theta: f32,
+    /// Default of `intermediate_size`.
+    pub intermediate_size: u32,
+    /// Default of `vocab_size`.
+    pub vocab_size: u32,
+    /// Default of `num_key_value_heads` where the key is absent; `None` is `num_attention_heads`, as null is everywhere.
+    pub num_key_value_heads: Option<u32>,
     /// Default of `head_dim`.
     pub head_dim: HeadDim,
     /// Sliding window rule.
@@ -67,6 +73,15 @@ pub struct Architecture {
     /// Default of `tie_word_embeddings`.
     pub tie_word_embeddings: bool,
 }
+
+/// Default of `hidden_size` in every row.
+pub const HIDDEN_SIZE: u32 = 4096;
+/// Default of `num_hidden_layers` in every row.
+pub const NUM_HIDDEN_LAYERS: u32 = 32;
+/// Default of `num_attention_heads` in every row.
+pub const NUM_ATTENTION_HEADS: u32 = 32;
+/// Default of `rms_norm_eps` in every row.
+pub const RMS_NORM_EPS: f32 = 1e-6;
 
 /// Every architecture that can be imported. Defaults are those of the transformers library's configuration classes.
 pub const ARCHITECTURES: &[Architecture] = &[
@@ -80,6 +95,9 @@ pub const ARCHITECTURES: &[Architecture] = &[
         qk_norm: false,
         gguf_interleaved_qk: true,
         rope_theta: 10_000.0,
+        intermediate_size: 11_008,
+        vocab_size: 32_000,
+        num_key_value_heads: None,
         head_dim: HeadDim::HiddenOverHeads,
         sliding_window: SlidingWindow::Never,
         max_position_embeddings: 2048,
@@ -95,6 +113,9 @@ pub const ARCHITECTURES: &[Architecture] = &[
         qk_norm: false,
         gguf_interleaved_qk: true,
         rope_theta: 10_000.0,
+        intermediate_size: 14_336,
+        vocab_size: 32_000,
+        num_key_value_heads: Some(8),
         head_dim: HeadDim::HiddenOverHeads,
         sliding_window: SlidingWindow::UnlessNull(4096),
         max_position_embeddings: 131_072,
@@ -110,6 +131,9 @@ pub const ARCHITECTURES: &[Architecture] = &[
         qk_norm: false,
         gguf_interleaved_qk: false,
         rope_theta: 10_000.0,
+        intermediate_size: 22_016,
+        vocab_size: 151_936,
+        num_key_value_heads: Some(32),
         head_dim: HeadDim::HiddenOverHeads,
         sliding_window: SlidingWindow::WhenUsed { window: 4096, max_window_layers: 28 },
         max_position_embeddings: 32_768,
@@ -124,6 +148,9 @@ pub const ARCHITECTURES: &[Architecture] = &[
         qk_norm: true,
         gguf_interleaved_qk: false,
         rope_theta: 10_000.0,
+        intermediate_size: 22_016,
+        vocab_size: 151_936,
+        num_key_value_heads: Some(32),
         head_dim: HeadDim::Fixed(128),
         sliding_window: SlidingWindow::WhenUsed { window: 4096, max_window_layers: 28 },
         max_position_embeddings: 32_768,
@@ -131,14 +158,19 @@ pub const ARCHITECTURES: &[Architecture] = &[
     },
 ];
 
-/// What a key of `config.json` that bears on the mathematics must be, if it is there at all (null always passes).
+/// What a key of `config.json` that bears on the mathematics must be, if it is there at all. Null passes unless said
+/// otherwise.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Neutral {
     /// The boolean false.
     False,
+    /// The boolean true; not null, which transformers takes for false.
+    True,
+    /// An empty list or object.
+    Empty,
     /// This number.
     Number(f64),
-    /// One of these words.
+    /// One of these words; not null.
     Words(&'static [&'static str]),
     /// Nothing but null.
     Null,
@@ -171,6 +203,19 @@ pub const REFUSED_UNLESS_NEUTRAL: &[(&str, Neutral, &str)] = &[
     ("use_qk_norm", Neutral::False, "normalised heads are not supported for this architecture"),
     ("qk_layernorm", Neutral::False, "normalised heads are not supported for this architecture"),
     ("attention_sink", Neutral::Null, "attention sinks are not supported"),
+    ("is_causal", Neutral::True, "attention to later tokens is not supported"),
+    ("per_layer_config", Neutral::Empty, "layers of different shapes or settings are not supported"),
+    ("text_config", Neutral::Null, "a language model inside another configuration is not supported: extract it first"),
+    (
+        "configuration_files",
+        Neutral::Empty,
+        "transformers reads another file for its version: import that one as config.json",
+    ),
+    (
+        "transformers_weights",
+        Neutral::Null,
+        "weights under another name are not supported: rename them to model.safetensors",
+    ),
 ];
 
 /// Keys of `config.json` that are read, or known not to change what is computed; others are named in the log.

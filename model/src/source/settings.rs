@@ -2,17 +2,9 @@
 
 use super::SourceError;
 use super::arch::Architecture;
-use crate::{DecoderConfig, TokenId};
+use crate::limits::MAX_Q_SIZE;
+use crate::{DecoderConfig, packed};
 use std::path::Path;
-
-/// Upper bounds; far above any model, far below an overflow.
-pub(crate) const MAX_HIDDEN: u64 = 65_536;
-pub(crate) const MAX_FFN: u64 = 1 << 20;
-pub(crate) const MAX_LAYERS: u64 = 1024;
-pub(crate) const MAX_HEADS: u64 = 4096;
-pub(crate) const MAX_HEAD_DIM: u64 = 1024;
-pub(crate) const MAX_VOCAB: u64 = 4 << 20;
-pub(crate) const MAX_CONTEXT: u64 = 1 << 30;
 
 /// A file whose settings are checked: messages name it.
 #[derive(Clone, Copy)]
@@ -43,14 +35,6 @@ impl Checker<'_> {
         }
     }
 
-    /// A token id that lies inside the vocabulary.
-    pub(crate) fn token(&self, key: &str, id: u64, vocab_size: u32) -> Result<TokenId, SourceError> {
-        match u32::try_from(id) {
-            Ok(v) if v < vocab_size => Ok(TokenId(v)),
-            _ => self.fail(key, format!("token {id} lies outside the vocabulary of {vocab_size}")),
-        }
-    }
-
     /// Relations between sizes that hold for every architecture. `keys` are the file's names of (heads, kv heads, head_dim).
     pub(crate) fn relations(&self, c: &DecoderConfig, keys: [&str; 3]) -> Result<(), SourceError> {
         let (heads, kv_heads, head_dim) = (c.num_attention_heads, c.num_key_value_heads, c.head_dim);
@@ -60,10 +44,15 @@ impl Checker<'_> {
         if !head_dim.is_multiple_of(2) {
             return self.fail(keys[2], format!("{head_dim} is odd: rotary embedding needs pairs"));
         }
-        if u64::from(heads) * u64::from(head_dim) > 4 * MAX_HIDDEN {
+        if u64::from(heads) * u64::from(head_dim) > MAX_Q_SIZE {
             return self.fail(keys[0], format!("{heads} heads of {head_dim} are absurdly wide"));
         }
-        Ok(())
+        // Whatever else a packed file would refuse at the end of an import.
+        match packed::check_config("", c) {
+            Err(packed::PackedError::Config { field, reason, .. }) => self.fail(field, reason),
+            Err(other) => Err(other.into()),
+            Ok(()) => Ok(()),
+        }
     }
 
     /// `hidden_size / heads`, when it is whole.

@@ -4,7 +4,7 @@
 //! inside its file. Reading therefore cannot fail but for weights that are not finite.
 
 use super::encoding::{Encoding, q4_0_groups};
-use super::packed_ints::PackedInts;
+use super::packed_ints::{Files, PackedInts};
 use super::parts::{Part, all_parts, parts_of};
 use super::{ModelSource, Q4Rows, SourceError};
 use crate::mmap::Mapping;
@@ -34,6 +34,22 @@ pub(crate) struct RawTensor {
     pub(crate) encoding: Result<Encoding, String>,
     /// A linear of packed integers, which reads as `encoding`; the bytes are those of its codes.
     pub(crate) packed: Option<Arc<PackedInts>>,
+}
+
+impl RawTensor {
+    /// Appends one row of a matrix of `cols` columns to `out`; false where its type or its bytes are not those of one.
+    pub(crate) fn read_row(&self, files: Files<'_>, row: usize, cols: usize, out: &mut Vec<f32>) -> bool {
+        if let Some(ints) = &self.packed {
+            ints.read_row(files, row, out);
+            return true;
+        }
+        let Ok(encoding) = &self.encoding else { return false };
+        let Some(size) = encoding.row_bytes(cols) else { return false };
+        let bytes = files(self.file).get(self.bytes.clone()).and_then(|bytes| bytes.get(row * size..(row + 1) * size));
+        let Some(bytes) = bytes else { return false };
+        encoding.decode(bytes, out);
+        true
+    }
 }
 
 /// Where a part lies.

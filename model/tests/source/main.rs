@@ -4,12 +4,16 @@
 mod errors;
 mod export;
 mod fuzzed;
+mod odd;
 mod quantized;
 mod tokenizers_agree;
 mod weights;
 mod writer;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
 
 /// `tests/data/tiny` of the workspace.
 fn tiny() -> PathBuf {
@@ -24,6 +28,35 @@ fn trained(name: &str) -> Option<PathBuf> {
     } else {
         println!("skipped: no trained model at {}", path.display());
         None
+    }
+}
+
+/// What `f` returns, and the warnings that it logs.
+fn with_warnings<T>(f: impl FnOnce() -> T) -> (T, String) {
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_ansi(false)
+        .with_writer(move || Log(writer.clone()))
+        .finish();
+    let guard = tracing_subscriber::util::SubscriberInitExt::set_default(subscriber);
+    let value = f();
+    drop(guard);
+    let text = String::from_utf8(log.lock().unwrap().clone()).unwrap();
+    (value, text)
+}
+
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

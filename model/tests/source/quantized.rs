@@ -1,6 +1,7 @@
 //! GPTQ and AWQ checkpoints, packed here by hand from the formats' descriptions.
 
 use super::errors::{copy, edit, refused, rewrite};
+use super::with_warnings;
 use coexec_model::source::{self, ModelSource};
 use coexec_model::{LayerIdx, LayerTensor, TensorName};
 use half::f16;
@@ -231,6 +232,65 @@ fn zero_points_that_are_not_less_one_are_recognised() {
 }
 
 #[test]
+fn groups_that_are_all_zero_or_missing_are_in_order() {
+    // down_proj has 72 inputs: three groups.
+    for r in [GPTQ, Recipe { symmetric: false, ..GPTQ }, Recipe { symmetric: false, v2: true, group: Some(8), ..GPTQ }]
+    {
+        let (dir, linears) = checkpoint(r);
+        rewrite(dir.path(), |list| list.iter_mut().filter(|t| t.0.ends_with(".g_idx")).for_each(|t| t.3.fill(0)));
+        check(&*source::open(dir.path()).unwrap(), &linears);
+        edit(dir.path(), "config.json", |c| c["quantization_config"]["desc_act"] = json!(true));
+        check(&*source::open(dir.path()).unwrap(), &linears);
+        rewrite(dir.path(), |list| list.retain(|t| !t.0.ends_with(".g_idx")));
+        check(&*source::open(dir.path()).unwrap(), &linears);
+    }
+    // Groups that are listed count, whatever `desc_act` says.
+    let (dir, linears) = checkpoint(Recipe { shuffled: true, group: Some(16), ..GPTQ });
+    edit(dir.path(), "config.json", |c| c["quantization_config"]["desc_act"] = json!(false));
+    check(&*source::open(dir.path()).unwrap(), &linears);
+}
+
+#[test]
+fn settings_that_change_nothing_pass() {
+    for (key, value) in [
+        ("dynamic", json!({"-:.*lm_head": {}})),
+        ("dynamic", json!(null)),
+        ("dynamic", json!({})),
+        ("format", json!("GPTQ")),
+        ("pack_dtype", json!("int32")),
+        ("lm_head", json!(false)),
+        ("modules_to_not_convert", json!(["lm_head"])),
+        ("damp_percent", json!(0.1)),
+        ("meta", json!({"quantizer": ["gptqmodel:1.4.5"]})),
+    ] {
+        let (dir, linears) = checkpoint(GPTQ);
+        edit(dir.path(), "config.json", |c| c["quantization_config"][key] = value);
+        check(&*source::open(dir.path()).unwrap(), &linears);
+    }
+    // A linear that was left in floats, and a head that was not.
+    let (dir, linears) = checkpoint(GPTQ);
+    let head = Linear::new(99, 128, 32, GPTQ);
+    edit(dir.path(), "config.json", |c| c["quantization_config"]["lm_head"] = json!(true));
+    rewrite(dir.path(), |list| {
+        list.retain(|t| t.0 != "lm_head.weight");
+        list.extend(head.tensors("lm_head", GPTQ));
+    });
+    let source = source::open(dir.path()).unwrap();
+    check(&*source, &linears);
+    let mut row = Vec::new();
+    source.read_rows(TensorName::Head, 7..8, &mut row).unwrap();
+    assert_eq!(row, (0..32).map(|k| head.weight(7, k)).collect::<Vec<_>>());
+    // Floats although the settings speak of integers, and AutoGPTQ's file beside floats.
+    let dir = copy("llama");
+    edit(dir.path(), "config.json", |c| c["quantization_config"] = config(GPTQ));
+    let (source, warnings) = with_warnings(|| source::open(dir.path()).unwrap());
+    assert!(source.describe().contains("F32") && warnings.contains("read as floats"), "{warnings}");
+    let dir = copy("llama");
+    std::fs::write(dir.path().join("quantize_config.json"), "{").unwrap();
+    source::open(dir.path()).unwrap();
+}
+
+#[test]
 fn wrong_checkpoints_are_named() {
     let with = |key: &str, value: Value, words: &[&str]| {
         let (dir, _) = checkpoint(GPTQ);
@@ -246,11 +306,36 @@ fn wrong_checkpoints_are_named() {
     with("quant_method", json!(null), &["quant_method", "missing"]);
     with("sym", json!(1), &["quantization_config.sym"]);
     with("dynamic", json!({"a": {}}), &["dynamic"]);
+    with("dynamic", json!({"-:lm_head": {}, "+:down": {"bits": 8}}), &["dynamic", "+:down"]);
+    with("dynamic", json!([1]), &["dynamic"]);
+    with("format", json!("gptq_v2"), &["checkpoint_format", "`gptq`", "`gptq_v2`"]);
+    with("pack_dtype", json!("int16"), &["pack_dtype", "int32"]);
+    with("group_size", json!(null), &["group_size", "null"]);
+    with("group_size", json!(-2), &["group_size"]);
+    with("q_group_size", json!(64), &["group_size", "32", "64"]);
+    with("w_bit", json!(8), &["bits", "4", "8"]);
     let (dir, _) = checkpoint(GPTQ);
     edit(dir.path(), "config.json", |c| c["quantization_config"] = json!(4));
     refused(dir.path(), &["quantization_config", "object"]);
     let (dir, _) = checkpoint(Recipe { awq: true, ..GPTQ });
     edit(dir.path(), "config.json", |c| c["quantization_config"]["version"] = json!("gemv"));
+    refused(dir.path(), &["quantization_config.version", "gemm"]);
+    for (key, value, words) in [
+        ("format", json!("gemv"), &["quantization_config.version", "`gemm`", "`gemv`"][..]),
+        ("checkpoint_format", json!("gemv_fast"), &["quantization_config.version", "`gemv_fast`"]),
+        ("backend", json!("llm-awq"), &["quantization_config.backend", "llm-awq"]),
+        ("zero_point", json!(false), &["quantization_config.zero_point"]),
+        ("bits", json!(8), &["quantization_config.bits"]),
+    ] {
+        let (dir, _) = checkpoint(Recipe { awq: true, ..GPTQ });
+        edit(dir.path(), "config.json", |c| c["quantization_config"][key] = value);
+        refused(dir.path(), words);
+    }
+    let (dir, _) = checkpoint(Recipe { awq: true, ..GPTQ });
+    edit(dir.path(), "config.json", |c| {
+        c["quantization_config"].as_object_mut().unwrap().remove("version");
+        c["quantization_config"]["format"] = json!("gemv");
+    });
     refused(dir.path(), &["quantization_config.version", "gemm"]);
 
     type Tensor = (String, Dtype, Vec<usize>, Vec<u8>);
@@ -267,6 +352,9 @@ fn wrong_checkpoints_are_named() {
     changed(GPTQ, &format!("{part}.qweight"), |t| t.2 = vec![128, 1], &["o_proj.qweight", "whole words"]);
     changed(GPTQ, &format!("{part}.qweight"), |t| t.2.swap(0, 1), &["o_proj"]);
     changed(GPTQ, &format!("{part}.g_idx"), |t| t.3[0] = 9, &["o_proj.g_idx", "group 9 of 1"]);
+    changed(GPTQ, &format!("{part}.g_idx"), |t| t.3[..4].fill(255), &["o_proj.g_idx", "group -1 of 1"]);
+    changed(GPTQ, &format!("{part}.g_idx"), |t| t.2.push(1), &["o_proj.g_idx", "[32, 1]"]);
+    changed(GPTQ, &format!("{part}.g_idx"), |t| t.1 = Dtype::F32, &["o_proj.g_idx", "F32", "I32"]);
     changed(GPTQ, &format!("{part}.qzeros"), |t| t.3[0] = 3, &["o_proj.qzeros", "symmetric"]);
     changed(GPTQ, &format!("{part}.bias"), |t| t.3[1] = 60, &["o_proj.bias", "output projection"]);
     let scale = |t: &mut Tensor| t.3[..2].copy_from_slice(&f16::NAN.to_le_bytes());

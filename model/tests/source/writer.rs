@@ -7,7 +7,11 @@ use std::path::Path;
 #[derive(Clone, Debug)]
 pub(crate) enum Meta {
     U32(u32),
+    U16(u16),
+    U64(u64),
+    I32(i32),
     F32(f32),
+    F64(f64),
     Bool(bool),
     Str(String),
     Strs(Vec<String>),
@@ -97,7 +101,11 @@ impl File {
             text(&mut out, key);
             match value {
                 Meta::U32(v) => put(&mut out, 4, &v.to_le_bytes()),
+                Meta::U16(v) => put(&mut out, 2, &v.to_le_bytes()),
+                Meta::U64(v) => put(&mut out, 10, &v.to_le_bytes()),
+                Meta::I32(v) => put(&mut out, 5, &v.to_le_bytes()),
                 Meta::F32(v) => put(&mut out, 6, &v.to_le_bytes()),
+                Meta::F64(v) => put(&mut out, 12, &v.to_le_bytes()),
                 Meta::Bool(v) => put(&mut out, 7, &[u8::from(*v)]),
                 Meta::Str(s) => {
                     put(&mut out, 8, &[]);

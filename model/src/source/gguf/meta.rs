@@ -1,11 +1,10 @@
 //! Typed access to GGUF metadata, and the configuration of a model out of it.
 
 use super::super::arch::{self, Architecture, QkvBias, SlidingWindow};
-use super::super::settings::{
-    Checker, MAX_CONTEXT, MAX_FFN, MAX_HEAD_DIM, MAX_HEADS, MAX_HIDDEN, MAX_LAYERS, MAX_VOCAB, shorten,
-};
+use super::super::settings::{Checker, shorten};
 use super::SourceError;
 use super::parse::{Array, Gguf, Value};
+use crate::limits::{MAX_CONTEXT, MAX_FFN, MAX_HEAD_DIM, MAX_HEADS, MAX_HIDDEN, MAX_LAYERS, MAX_VOCAB};
 use crate::{DecoderConfig, GenerationDefaults, RopeScaling};
 
 /// Metadata of one file.
@@ -25,26 +24,32 @@ impl<'a> Meta<'a> {
         }
     }
 
+    /// A whole number, of whatever integer type; or a list of one number per layer, where all layers agree.
     pub(super) fn unsigned(&self, key: &str) -> Result<Option<u64>, SourceError> {
-        self.typed(key, "a whole number ≥ 0", |v| match v {
-            Value::Unsigned(v) => Some(v),
-            Value::Signed(v) => u64::try_from(v).ok(),
-            // Per-layer lists, when all layers agree.
-            Value::Array(list) => {
-                let mut numbers = list.iter().map(|v| if let Value::Unsigned(v) = v { Some(v) } else { positive(v) });
-                let first = numbers.next()??;
-                numbers.all(|n| n == Some(first)).then_some(first)
-            }
+        if let Some(Value::Array(list)) = self.gguf.metadata.get(key) {
+            let numbers: Option<Vec<u64>> = list.iter().map(whole).collect();
+            return match numbers.as_deref() {
+                Some([first, rest @ ..]) if rest.iter().all(|n| n == first) => Ok(Some(*first)),
+                Some([_, _, ..]) => self.check.fail(key, "differs between layers: such models are not supported"),
+                _ => self.check.fail(key, "is no list of whole numbers ≥ 0"),
+            };
+        }
+        self.typed(key, "a whole number ≥ 0", whole)
+    }
+
+    /// A float, or an integer that stands for one.
+    pub(super) fn float(&self, key: &str) -> Result<Option<f64>, SourceError> {
+        self.typed(key, "a number", number)
+    }
+
+    /// A boolean, or 0 or 1.
+    pub(super) fn boolean(&self, key: &str) -> Result<Option<bool>, SourceError> {
+        self.typed(key, "true or false", |v| match v {
+            Value::Bool(v) => Some(v),
+            Value::Unsigned(v @ (0 | 1)) => Some(v == 1),
+            Value::Signed(v @ (0 | 1)) => Some(v == 1),
             _ => None,
         })
-    }
-
-    pub(super) fn float(&self, key: &str) -> Result<Option<f64>, SourceError> {
-        self.typed(key, "a number", |v| if let Value::Float(v) = v { Some(v) } else { None })
-    }
-
-    pub(super) fn boolean(&self, key: &str) -> Result<Option<bool>, SourceError> {
-        self.typed(key, "true or false", |v| if let Value::Bool(v) = v { Some(v) } else { None })
     }
 
     pub(super) fn string(&self, key: &str) -> Result<Option<&'a str>, SourceError> {
@@ -56,9 +61,69 @@ impl<'a> Meta<'a> {
     }
 }
 
-fn positive(v: Value<'_>) -> Option<u64> {
-    if let Value::Signed(v) = v { u64::try_from(v).ok() } else { None }
+fn whole(v: Value<'_>) -> Option<u64> {
+    match v {
+        Value::Unsigned(v) => Some(v),
+        Value::Signed(v) => u64::try_from(v).ok(),
+        _ => None,
+    }
 }
+
+/// A number of any type.
+pub(super) fn number(v: Value<'_>) -> Option<f64> {
+    match v {
+        Value::Float(v) => Some(v),
+        Value::Unsigned(v) => Some(v as f64),
+        Value::Signed(v) => Some(v as f64),
+        _ => None,
+    }
+}
+
+/// Keys behind `ARCHITECTURE.` that are read, or known not to change what is computed.
+const KNOWN: &[&str] = &[
+    "attention.causal",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.layer_norm_epsilon",
+    "attention.layer_norm_rms_epsilon",
+    "attention.sliding_window",
+    "attention.value_length",
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "feed_forward_length",
+    "pooling_type",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.scale_linear",
+    "rope.scaling.attn_factor",
+    "rope.scaling.factor",
+    "rope.scaling.finetuned",
+    "rope.scaling.original_context_length",
+    "rope.scaling.type",
+    "rope.scaling.yarn_beta_fast",
+    "rope.scaling.yarn_beta_slow",
+    "rope.scaling.yarn_ext_factor",
+    "tensor_data_layout",
+    "use_parallel_residual",
+    "vocab_size",
+];
+/// Numbers behind `ARCHITECTURE.` that change what is computed, unless they are one of these.
+const SCALES: &[(&str, &[f64])] = &[
+    ("logit_scale", &[0.0, 1.0]),
+    ("residual_scale", &[0.0, 1.0]),
+    ("embedding_scale", &[0.0, 1.0]),
+    ("attention.scale", &[0.0]),
+    ("attention.clamp_kqv", &[0.0]),
+    ("attention.max_alibi_bias", &[0.0]),
+    ("attn_logit_softcapping", &[0.0]),
+    ("final_logit_softcapping", &[0.0]),
+    ("rope.scaling.attn_factor", &[1.0]),
+    ("rope.scaling.yarn_ext_factor", &[0.0]),
+];
+/// Counts behind `ARCHITECTURE.` that must be 0.
+const COUNTS: &[&str] = &["expert_count", "expert_used_count", "leading_dense_block_count", "nextn_predict_layers"];
 
 /// The configuration of the model, but for its special tokens. `factors` are the divisors of `rope_freqs.weight`.
 pub(super) fn config(
@@ -151,31 +216,34 @@ pub(super) fn config(
     Ok((config, arch))
 }
 
-/// Settings that no row of the architecture table expresses.
+/// Settings that no row of the architecture table expresses; the log names those that are not known.
 fn refuse_other_maths(meta: &Meta<'_>, name: &str) -> Result<(), SourceError> {
-    for k in ["expert_count", "expert_used_count", "leading_dense_block_count", "nextn_predict_layers"] {
+    for k in COUNTS {
         let key = format!("{name}.{k}");
         if meta.unsigned(&key)?.is_some_and(|v| v != 0) {
             return meta.check.fail(&key, "mixtures of experts and extra prediction layers are not supported");
         }
     }
-    for k in [
-        "logit_scale",
-        "residual_scale",
-        "embedding_scale",
-        "attention.scale",
-        "attention.clamp_kqv",
-        "attn_logit_softcapping",
-        "final_logit_softcapping",
-    ] {
+    for (k, neutral) in SCALES {
         let key = format!("{name}.{k}");
-        if meta.float(&key)?.is_some_and(|v| v != 0.0 && v != 1.0) {
-            return meta.check.fail(&key, "scaled, clamped or capped values are not supported");
+        if let Some(v) = meta.float(&key)?.filter(|v| !neutral.contains(v)) {
+            return meta.check.fail(&key, format!("{v}: scaled, clamped or capped values are not supported"));
         }
     }
-    let key = format!("{name}.use_parallel_residual");
-    if meta.boolean(&key)? == Some(true) {
-        return meta.check.fail(&key, "parallel residuals are not supported");
+    for (k, neutral, what) in [
+        ("use_parallel_residual", false, "parallel residuals are not supported"),
+        ("attention.causal", true, "attention to later tokens is not supported"),
+    ] {
+        let key = format!("{name}.{k}");
+        if meta.boolean(&key)?.is_some_and(|v| v != neutral) {
+            return meta.check.fail(&key, what);
+        }
+    }
+    for key in meta.gguf.metadata.keys() {
+        let Some(k) = key.strip_prefix(name).and_then(|rest| rest.strip_prefix('.')) else { continue };
+        if !KNOWN.contains(&k) && !COUNTS.contains(&k) && !SCALES.iter().any(|(scale, _)| *scale == k) {
+            tracing::warn!("{}: `{}` is not known and ignored", meta.check.path.display(), shorten(key));
+        }
     }
     Ok(())
 }
@@ -190,13 +258,16 @@ fn rope_scaling(
     let type_key = format!("{name}.rope.scaling.type");
     let old_key = format!("{name}.rope.scale_linear");
     let factor_key = format!("{name}.rope.scaling.factor");
+    // The old key counts only where the new one is absent, as in llama.cpp.
+    let factor = match meta.float(&factor_key)? {
+        None => meta.float(&old_key)?,
+        factor => factor,
+    };
     let linear = match meta.string(&type_key)? {
-        None => meta.float(&old_key)?.or(meta.float(&factor_key)?),
         Some("none") => None,
-        Some("linear") => match meta.float(&factor_key)?.or(meta.float(&old_key)?) {
-            Some(factor) => Some(factor),
-            None => return check.fail(&factor_key, "is missing"),
-        },
+        None => factor,
+        Some("linear") if factor.is_some() => factor,
+        Some("linear") => return check.fail(&factor_key, "is missing"),
         Some(other) => {
             let reason = format!("`{}` is not supported (none and linear are): use a model without it", shorten(other));
             return check.fail(&type_key, reason);

@@ -3,12 +3,13 @@
 //! `gpt2` is byte-level BPE with its merges written out. `llama` is SentencePiece BPE: there the merges are implied by the
 //! scores (the best-scored piece that two neighbours form is merged first), and [`super::spm`] writes them out.
 
-use super::super::settings::{MAX_VOCAB, shorten};
+use super::super::settings::shorten;
 use super::SourceError;
 use super::meta::Meta;
 use super::parse::Value;
 use super::pretokenizer;
 use super::spm;
+use crate::limits::MAX_VOCAB;
 use crate::{DecoderConfig, TokenId, TokenizerData};
 use serde_json::{Map, Value as Json, json};
 use std::collections::BTreeMap;
@@ -59,18 +60,11 @@ pub(super) fn read(meta: &Meta<'_>, config: &mut DecoderConfig) -> Result<Tokeni
             return check.fail("tokenizer.ggml.model", reason);
         }
     };
-    let tokens = tokens(meta, config.vocab_size)?;
-    let id = |key: &str| -> Result<Option<TokenId>, SourceError> {
-        let key = format!("tokenizer.ggml.{key}_token_id");
-        // An id of all ones is how old converters wrote "none".
-        match meta.unsigned(&key)?.filter(|v| *v != u64::from(u32::MAX)) {
-            Some(v) => check.token(&key, v, tokens.len() as u32).map(Some),
-            None => Ok(None),
-        }
-    };
-    config.bos_token_id = id("bos")?;
+    let tokens = tokens(meta, config.vocab_size, model == "llama")?;
+    let id = |key: &str| special_id(meta, key, tokens.len());
+    config.bos_token_id = id("bos");
     for key in ["eos", "eot", "eom"] {
-        config.eos_token_ids.extend(id(key)?.filter(|t| !config.eos_token_ids.contains(t)));
+        config.eos_token_ids.extend(id(key).filter(|t| !config.eos_token_ids.contains(t)));
     }
     let eos = config.eos_token_ids.first().copied();
     for (i, token) in (0u32..).zip(&tokens) {
@@ -84,7 +78,7 @@ pub(super) fn read(meta: &Meta<'_>, config: &mut DecoderConfig) -> Result<Tokeni
 
     let (mut parts, add_bos) = match model {
         "gpt2" => byte_level(meta, &tokens)?,
-        _ => (spm::parts(meta, &tokens, id("unknown")?)?, true),
+        _ => (spm::parts(meta, &tokens, id("unknown"))?, true),
     };
     let add_bos = meta.boolean("tokenizer.ggml.add_bos_token")?.unwrap_or(add_bos);
     let add_eos = meta.boolean("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
@@ -109,8 +103,27 @@ pub(super) fn read(meta: &Meta<'_>, config: &mut DecoderConfig) -> Result<Tokeni
     })
 }
 
-/// The vocabulary; the three lists of the file must be of one length.
-fn tokens<'a>(meta: &Meta<'a>, vocab_size: u32) -> Result<Vec<Token<'a>>, SourceError> {
+/// The id of a special token. One that is no token of the vocabulary counts as absent, as in llama.cpp.
+fn special_id(meta: &Meta<'_>, name: &str, tokens: usize) -> Option<TokenId> {
+    let key = format!("tokenizer.ggml.{name}_token_id");
+    let value = meta.gguf.metadata.get(&*key)?;
+    let id = match *value {
+        Value::Unsigned(v) => u32::try_from(v).ok(),
+        Value::Signed(v) => u32::try_from(v).ok(),
+        _ => None,
+    };
+    let id = id.filter(|id| (*id as usize) < tokens).map(TokenId);
+    // An id of all ones is how old converters wrote "none".
+    if id.is_none() && !matches!(value, Value::Unsigned(v) if *v == u64::from(u32::MAX)) && *value != Value::Signed(-1)
+    {
+        let path = meta.check.path.display();
+        tracing::warn!("{path}: `{key}` is no token of a vocabulary of {tokens}: left out");
+    }
+    id
+}
+
+/// The vocabulary; the lists of the file must be of one length. Scores are read where they are used (`scored`).
+fn tokens<'a>(meta: &Meta<'a>, vocab_size: u32, scored: bool) -> Result<Vec<Token<'a>>, SourceError> {
     const TOKENS: &str = "tokenizer.ggml.tokens";
     const KINDS: &str = "tokenizer.ggml.token_type";
     const SCORES: &str = "tokenizer.ggml.scores";
@@ -119,7 +132,10 @@ fn tokens<'a>(meta: &Meta<'a>, vocab_size: u32) -> Result<Vec<Token<'a>>, Source
     if texts.len() as u64 > MAX_VOCAB || texts.len() > vocab_size as usize {
         return check.fail(TOKENS, format!("{} tokens for a vocabulary of {vocab_size}", texts.len()));
     }
-    let (kinds, scores) = (meta.array(KINDS)?, meta.array(SCORES)?);
+    let (kinds, scores) = (meta.array(KINDS)?, if scored { meta.array(SCORES)? } else { None });
+    if scored && scores.is_none() {
+        tracing::warn!("{}: `{SCORES}` is missing: all are 0, as in llama.cpp", check.path.display());
+    }
     for (key, list) in [(KINDS, kinds), (SCORES, scores)] {
         if let Some(list) = list.filter(|l| l.len() != texts.len()) {
             return check.fail(key, format!("{} entries for {} tokens", list.len(), texts.len()));
@@ -143,8 +159,10 @@ fn tokens<'a>(meta: &Meta<'a>, vocab_size: u32) -> Result<Vec<Token<'a>>, Source
         };
         let score = match scores.as_mut().and_then(Iterator::next) {
             None => 0.0,
-            Some(Value::Float(score)) if !score.is_nan() => score as f32 + 0.0, // −0 is 0
-            Some(_) => return check.fail(SCORES, format!("the score of token {i} is no number")),
+            Some(value) => match super::meta::number(value) {
+                Some(score) if !score.is_nan() => score as f32 + 0.0, // −0 is 0
+                _ => return check.fail(SCORES, format!("the score of token {i} is no number")),
+            },
         };
         tokens.push(Token { text, kind, score });
     }

@@ -6,7 +6,7 @@ use super::quantized::{Keys, Settings};
 
 /// Settings of a GPTQ checkpoint. Its first format stores zero points less one, `gptq_v2` as they are.
 pub(super) fn settings(keys: &Keys<'_>) -> Result<Settings, SourceError> {
-    let format = keys.word("checkpoint_format")?.or(keys.word("format")?);
+    let format = keys.either("checkpoint_format", "format")?;
     let zero_less_one = match format.as_deref() {
         None | Some("gptq") => true,
         Some("gptq_v2") => false,
@@ -15,6 +15,9 @@ pub(super) fn settings(keys: &Keys<'_>) -> Result<Settings, SourceError> {
                 .fail("checkpoint_format", "must be gptq or gptq_v2: convert it, or import the original weights");
         }
     };
+    if !matches!(keys.word("pack_dtype")?.as_deref(), None | Some("int32")) {
+        return keys.fail("pack_dtype", "must be int32: import the original weights");
+    }
     keys.refuse_rules("dynamic")?;
     Ok(Settings {
         packing: Packing::Inputs,

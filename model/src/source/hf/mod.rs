@@ -3,10 +3,16 @@
 
 mod awq;
 mod config;
+mod generation;
 mod gptq;
+mod head;
+mod json;
+mod keys;
 mod quantized;
+mod rope;
 mod safetensors;
 mod tokenizer;
+mod window;
 
 use super::encoding::Encoding;
 use super::parts::Part;
@@ -14,7 +20,7 @@ use super::settings::shorten;
 use super::store::{Naming, RawTensor, Store};
 use super::{ModelSource, SourceError};
 use crate::DecoderConfig;
-use serde_json::Value;
+use json::json_object;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
@@ -35,24 +41,33 @@ pub fn open(dir: &Path) -> Result<impl ModelSource + use<>, SourceError> {
     let Some(config_text) = read_optional(&config_path, MAX_JSON_BYTES)? else {
         return Err(SourceError::not_a_model(dir, what_is_this(dir)));
     };
+    if dir.join("adapter_config.json").exists() {
+        let reason =
+            "a LoRA adapter lies beside the model, which transformers applies: merge it into the weights, or remove it";
+        return Err(SourceError::not_a_model(&dir.join("adapter_config.json"), reason));
+    }
     let generation_path = dir.join("generation_config.json");
-    let generation = read_optional(&generation_path, MAX_JSON_BYTES)?;
+    let generation = read_optional(&generation_path, MAX_JSON_BYTES).unwrap_or_else(|e| {
+        tracing::warn!("{e}: the file is left out; sampling has no defaults of the model's");
+        None
+    });
     let mut config =
         config::parse(&config_path, &config_text, generation.as_deref().map(|text| (&*generation_path, text)))?;
     let tokenizer = tokenizer::read(dir, &mut config)?;
 
     let (files, mut tensors) = safetensors::open(dir)?;
-    let quantized = quantized::settings(dir, &config_text)?;
+    let quantized = quantized::settings(dir, &config_text, &tensors)?;
     if let Some(settings) = &quantized {
         let files: Vec<(&Path, &[u8])> = files.iter().map(|f| (&*f.path, &*f.map)).collect();
         quantized::join(settings, &files, &mut tensors)?;
     }
     let bare = !tensors.keys().any(|name| name.starts_with("model."));
     let prefix = if bare { "" } else { "model." };
+    head::tie(dir, &format!("{prefix}embed_tokens.weight"), &mut config, &files, &mut tensors);
     let name = |part: Part| part.hf_name(prefix);
     let naming = Naming { name: &name, interleaved_qk: false, supported: SUPPORTED, path: dir };
     let store = Store::locate(config, tokenizer, files, &mut tensors, &naming, "Hugging Face directory")?;
-    refuse_leftovers(dir, store.config(), &store, &tensors, quantized.is_some())?;
+    refuse_leftovers(dir, store.config(), &store, &tensors)?;
     Ok(store)
 }
 
@@ -95,14 +110,12 @@ fn refuse_leftovers(
     config: &DecoderConfig,
     store: &Store,
     tensors: &BTreeMap<String, RawTensor>,
-    quantized: bool,
 ) -> Result<(), SourceError> {
     for (name, raw) in tensors {
         let harmless = name.ends_with("rotary_emb.inv_freq")
-            || (name == "lm_head.weight" && config.tie_word_embeddings)
             || name.ends_with(".masked_bias")
-            // Programs that quantise give every linear a bias.
-            || (quantized && name.ends_with(".bias") && store.is_zero(raw));
+            // Programs that quantise give every linear a bias; what is zero adds nothing.
+            || (name.ends_with(".bias") && store.is_zero(raw));
         if harmless {
             tracing::trace!(tensor = %shorten(name), "tensor not needed");
             continue;
@@ -111,6 +124,10 @@ fn refuse_leftovers(
             n if n.ends_with("o_proj.bias") => "a bias of the output projection is not supported".to_owned(),
             n if n.contains("mlp.") && n.ends_with(".bias") => {
                 "biases in the feed-forward part are not supported".into()
+            }
+            n if ["q_proj.bias", "k_proj.bias", "v_proj.bias"].iter().any(|b| n.ends_with(b)) => {
+                "`config.json` does not ask for biases (`attention_bias`), and transformers would ignore this one"
+                    .to_owned()
             }
             n if [".qweight", ".qzeros", ".scales", ".g_idx", ".absmax", "weight_scale", "scale_inv"]
                 .iter()
@@ -172,16 +189,4 @@ fn text(path: &Path, bytes: Vec<u8>) -> Result<String, SourceError> {
     let text = String::from_utf8(bytes)
         .map_err(|e| SourceError::malformed(path, "text", format!("not UTF-8: {}", e.utf8_error())))?;
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
-}
-
-/// Parses JSON whose outermost value is an object.
-fn json_object(path: &Path, text: &str) -> Result<serde_json::Map<String, Value>, SourceError> {
-    let malformed = |reason: String| SourceError::malformed(path, "JSON", reason);
-    if text.starts_with("version https://git-lfs") {
-        return Err(malformed("a Git LFS pointer, not the file itself: fetch it with git lfs pull".to_owned()));
-    }
-    match serde_json::from_str(text).map_err(|e| malformed(e.to_string()))? {
-        Value::Object(map) => Ok(map),
-        _ => Err(malformed("not an object".to_owned())),
-    }
 }

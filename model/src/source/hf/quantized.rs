@@ -6,7 +6,8 @@ use super::super::encoding::Encoding;
 use super::super::packed_ints::{PackedInts, Packing, Span};
 use super::super::settings::shorten;
 use super::super::store::RawTensor;
-use super::{SourceError, awq, gptq, json_object, read_optional};
+use super::json::json_object;
+use super::{SourceError, awq, gptq, read_optional};
 use crate::layout::GROUP;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -30,10 +31,24 @@ pub(super) struct Settings {
 }
 
 /// Settings of a directory: from `config.json`, or from `quantize_config.json` as AutoGPTQ wrote it. `None` for floats.
-pub(super) fn settings(dir: &Path, config: &str) -> Result<Option<Settings>, SourceError> {
+pub(super) fn settings(
+    dir: &Path,
+    config: &str,
+    tensors: &BTreeMap<String, RawTensor>,
+) -> Result<Option<Settings>, SourceError> {
+    let any = tensors.keys().any(|name| name.ends_with(".qweight"));
     let path = dir.join("config.json");
     if let Some(settings) = from_config(&path, &json_object(&path, config)?)? {
+        if !any {
+            tracing::warn!(
+                "{}: `quantization_config` is there, but no quantised weights: they are read as floats",
+                path.display()
+            );
+        }
         return Ok(Some(settings));
+    }
+    if !any {
+        return Ok(None);
     }
     let path = dir.join("quantize_config.json");
     match read_optional(&path, super::MAX_JSON_BYTES)? {
@@ -93,28 +108,61 @@ impl Keys<'_> {
         }
     }
 
+    /// One of two keys for the same thing; both may be there if they agree.
+    pub(super) fn either(&self, key: &str, other: &str) -> Result<Option<String>, SourceError> {
+        match (self.word(key)?, self.word(other)?) {
+            (Some(a), Some(b)) if a != b => self
+                .fail(key, format!("is `{}`, but `{other}` is `{}`: remove the wrong one", shorten(&a), shorten(&b))),
+            (a, b) => Ok(a.or(b)),
+        }
+    }
+
+    /// The value of `key`, or of the name that AutoAWQ's own files have for it.
+    fn value(&self, key: &str, other: &str) -> Result<Option<&Value>, SourceError> {
+        match (self.get(key), self.get(other)) {
+            (Some(a), Some(b)) if a != b => {
+                self.fail(key, format!("is {}, but `{other}` is {}", shorten(&a.to_string()), shorten(&b.to_string())))
+            }
+            (a, b) => Ok(a.or(b)),
+        }
+    }
+
     pub(super) fn bits(&self, allowed: &[u32]) -> Result<u32, SourceError> {
-        let bits = self.get("bits").or_else(|| self.get("w_bit")).and_then(Value::as_u64);
+        let bits = self.value("bits", "w_bit")?.and_then(Value::as_u64);
         match allowed.iter().find(|b| Some(u64::from(**b)) == bits) {
             Some(bits) => Ok(*bits),
             None => self.fail("bits", format!("must be one of {allowed:?}; import the original weights")),
         }
     }
 
+    /// Inputs of a group; 128 where nothing is said, as in transformers.
     pub(super) fn group_size(&self) -> Result<Option<usize>, SourceError> {
-        match self.get("group_size").or_else(|| self.get("q_group_size")).map(Value::as_i64) {
-            Some(Some(-1)) => Ok(None),
-            Some(Some(size)) if (1..=1 << 20).contains(&size) => Ok(Some(size as usize)),
+        if self.map.get("group_size").is_some_and(Value::is_null) {
+            return self.fail("group_size", "is null: write its value");
+        }
+        match self.value("group_size", "q_group_size")?.map_or(Some(128), Value::as_i64) {
+            Some(-1) => Ok(None),
+            Some(size) if (1..=1 << 20).contains(&size) => Ok(Some(size as usize)),
             _ => self.fail("group_size", "must be −1 (a whole row) or 1 … 1048576 inputs"),
         }
     }
 
+    /// Refuses rules that give some linears other settings; rules that leave linears alone begin with `-:`.
     pub(super) fn refuse_rules(&self, key: &str) -> Result<(), SourceError> {
-        match self.get(key) {
-            Some(Value::Object(rules)) if !rules.is_empty() => {
-                self.fail(key, "other settings for some linears are not supported: import the original weights")
-            }
-            _ => Ok(()),
+        let refused = match self.get(key) {
+            None | Some(Value::Bool(false)) => None,
+            Some(Value::Object(rules)) => rules.keys().find(|rule| !rule.starts_with("-:")).cloned(),
+            Some(other) => Some(other.to_string()),
+        };
+        match refused {
+            None => Ok(()),
+            Some(rule) => self.fail(
+                key,
+                format!(
+                    "`{}`: other settings for some linears are not supported: import the original weights",
+                    shorten(&rule)
+                ),
+            ),
         }
     }
 }
@@ -230,11 +278,14 @@ impl Parts<'_> {
         if let Some(raw) = g_idx {
             self.shaped("g_idx", &raw, &[k])?;
             let bytes = &self.files[raw.file].1[raw.bytes.clone()];
-            for (i, group) in groups.iter_mut().enumerate() {
-                *group = super::super::packed_ints::word(bytes, i);
-                if *group as usize >= count {
-                    return Err(bad(format!("`{linear}.g_idx` puts input {i} into group {group} of {count}")));
-                }
+            let listed: Vec<u32> = (0..k).map(|i| super::super::packed_ints::word(bytes, i)).collect();
+            if let Some((i, group)) = listed.iter().enumerate().find(|(_, group)| **group as usize >= count) {
+                let group = group.cast_signed();
+                return Err(bad(format!("`{linear}.g_idx` puts input {i} into group {group} of {count}")));
+            }
+            // All zero is how programs say that the groups are in order.
+            if listed.iter().any(|group| *group != 0) {
+                groups = listed;
             }
         }
         let span = |raw: &RawTensor| Span { file: raw.file, bytes: raw.bytes.clone() };
@@ -263,6 +314,10 @@ impl Parts<'_> {
             if !centred {
                 return Err(bad(format!("`{linear}.qzeros` are not all {middle}, but the settings say symmetric")));
             }
+            tracing::warn!(
+                "{}: `{linear}.qzeros` are of the other GPTQ format than `checkpoint_format` says",
+                path.display()
+            );
         }
         let in_order = ints.groups.chunks(GROUP).all(|chunk| chunk.iter().all(|g| *g == chunk[0]));
         ints.is_q4_0 = settings.bits == 4
