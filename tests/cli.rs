@@ -245,7 +245,9 @@ fn a_flawed_generation_config_is_one_line_and_no_end() {
         fs::copy(root().join("tests/data/tiny/llama").join(name), dir.path().join(name)).expect("copy");
     }
     let target = dir.path().join("out.coexec");
-    for (text_of, words) in [("{\"do_sample\": true, \"temperature\": 0.6,}", "trailing comma"), ("{\"top_k\": -1}", "top_k")] {
+    for (text_of, words) in
+        [("{\"do_sample\": true, \"temperature\": 0.6,}", "trailing comma"), ("{\"top_k\": -1}", "top_k")]
+    {
         fs::write(dir.path().join("generation_config.json"), text_of).expect("write");
         let out = run(&["import", text(dir.path()), text(&target)]);
         let stderr = String::from_utf8_lossy(&out.stderr);

@@ -40,7 +40,7 @@ def case(on, name, ours, set=(), tensors=(), text=(), files=()):
 CASES = [
     # Sizes: absent is the class's default, which is not these checkpoints' size; other types are refused.
     *(config(ALL, f"{key} absent", words, **{key: ABSENT}) for key, words in [
-        ("hidden_size", "[32"), ("intermediate_size", "mlp."), ("vocab_size", "embed_tokens"),
+        ("hidden_size", "4096"), ("intermediate_size", "mlp."), ("vocab_size", "embed_tokens"),
         ("num_hidden_layers", ""), ("num_attention_heads", "")]),
     *(config(ALL, f"{key} null", key, **{key: None}) for key in [
         "hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers", "num_attention_heads", "rms_norm_eps",

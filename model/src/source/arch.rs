@@ -170,7 +170,7 @@ pub enum Neutral {
     Empty,
     /// This number.
     Number(f64),
-    /// One of these words; not null.
+    /// One of these words.
     Words(&'static [&'static str]),
     /// Nothing but null.
     Null,

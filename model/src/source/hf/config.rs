@@ -19,6 +19,7 @@ pub(super) fn parse(path: &Path, text: &str, generation: Option<(&Path, &str)>) 
     let c = Keys { check: Checker { path }, map: &map };
     let arch = architecture(&c)?;
     c.refuse_other_maths()?;
+    c.refuse_null("hidden_act")?;
     quantized::from_config(path, &map)?;
 
     let hidden_size = c.size("hidden_size", MAX_HIDDEN, arch::HIDDEN_SIZE)?;

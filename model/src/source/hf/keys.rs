@@ -96,8 +96,8 @@ impl<'a> Keys<'a> {
             let Some(value) = self.map.get(*key) else { continue };
             let passes = match neutral {
                 Neutral::True => value.as_bool() == Some(true),
-                Neutral::Words(words) => value.as_str().is_some_and(|w| words.contains(&w)),
                 _ if value.is_null() => true,
+                Neutral::Words(words) => value.as_str().is_some_and(|w| words.contains(&w)),
                 Neutral::Null => false,
                 Neutral::False => value.as_bool() == Some(false),
                 Neutral::Number(n) => value.as_f64() == Some(*n),
