@@ -126,8 +126,9 @@ fn gguf_numbers_are_read_whatever_their_type() {
     let with = |changes: &[(&str, Meta)]| changes.iter().fold(llama.clone(), |f, (k, v)| f.set(k, v.clone())).bytes();
     let s = |text: &str| Meta::Str(text.to_owned());
     let linear = RopeScaling::Linear { factor: 4.0 };
-    type Change<'a> = &'a dyn Fn(&mut DecoderConfig);
-    let cases: &[(&[(&str, Meta)], Change<'_>, &str)] = &[
+    /// Keys set, what that does to the configuration, what a warning names.
+    type Case<'a> = (&'a [(&'a str, Meta)], &'a dyn Fn(&mut DecoderConfig), &'a str);
+    let cases: &[Case<'_>] = &[
         (&[("llama.block_count", Meta::I32(2))], &|_| {}, ""),
         (&[("llama.block_count", Meta::U64(2))], &|_| {}, ""),
         (&[("llama.context_length", Meta::U16(128))], &|c| c.max_position_embeddings = 128, ""),

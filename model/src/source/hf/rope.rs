@@ -77,9 +77,12 @@ pub(super) fn rope(
     Ok((theta(s.number("rope_theta")?)?, scaling))
 }
 
+/// A key and the object that it holds.
+type Section<'a> = (&'static str, &'a Map<String, Value>);
+
 /// The object that counts, and its key. `rope_scaling` comes first, as in transformers 5; earlier versions know no other.
 /// What is empty or false there counts as absent.
-fn section<'a>(c: &Keys<'a>) -> Result<Option<(&'static str, &'a Map<String, Value>)>, SourceError> {
+fn section<'a>(c: &Keys<'a>) -> Result<Option<Section<'a>>, SourceError> {
     let object = |key: &'static str| match c.get(key) {
         None => Ok(None),
         Some(Value::Object(map)) => Ok((!map.is_empty()).then_some((key, map))),
