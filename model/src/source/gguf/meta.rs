@@ -168,12 +168,21 @@ pub(super) fn config(
         }
     }
     let has = |tensor: &str| meta.gguf.tensors.iter().any(|t| t.name == tensor);
-    let vocab_size = match meta.unsigned(&key("vocab_size"))? {
-        Some(v) => check.size(&key("vocab_size"), v, MAX_VOCAB)?,
-        None => match meta.gguf.tensors.iter().find(|t| t.name == "token_embd.weight") {
-            Some(t) => check.size("token_embd.weight", t.shape[0] as u64, MAX_VOCAB)?,
-            None => return check.fail(&key("vocab_size"), "is missing, and so is token_embd.weight"),
-        },
+    let rows = meta.gguf.tensors.iter().find(|t| t.name == "token_embd.weight").map(|t| t.shape[0] as u64);
+    // The embedding counts; the key is left over where tokens were added, and llama.cpp does not look at it.
+    let vocab_size = match (rows, meta.unsigned(&key("vocab_size"))?) {
+        (Some(rows), said) => {
+            if let Some(said) = said.filter(|v| *v != rows) {
+                let path = check.path.display();
+                tracing::warn!(
+                    "{path}: `{}` is {said}, but the embedding has {rows} rows, which count",
+                    key("vocab_size")
+                );
+            }
+            check.size("token_embd.weight", rows, MAX_VOCAB)?
+        }
+        (None, Some(said)) => check.size(&key("vocab_size"), said, MAX_VOCAB)?,
+        (None, None) => return check.fail(&key("vocab_size"), "is missing, and so is token_embd.weight"),
     };
     let eps_key = key("attention.layer_norm_rms_epsilon");
     let rms_norm_eps = match meta.float(&eps_key)? {
@@ -266,8 +275,15 @@ fn rope_scaling(
     let linear = match meta.string(&type_key)? {
         Some("none") => None,
         None => factor,
-        Some("linear") if factor.is_some() => factor,
-        Some("linear") => return check.fail(&factor_key, "is missing"),
+        Some("linear") => {
+            if factor.is_none() {
+                tracing::warn!(
+                    "{}: `{factor_key}` is missing: nothing is scaled, as in llama.cpp",
+                    check.path.display()
+                );
+            }
+            factor
+        }
         Some(other) => {
             let reason = format!("`{}` is not supported (none and linear are): use a model without it", shorten(other));
             return check.fail(&type_key, reason);
