@@ -200,7 +200,7 @@ fn graphs_that_cannot_be_made_are_an_error_when_asked_for_and_a_reason_on_auto()
         assert_eq!((bits(&output.logits) == SIM.first, output.ran_elsewhere.len()), (true, 0));
 
         let twice = DEMO.engine(failing_prepares(NpuChoice::Auto, &[0, 1], &[], code));
-        twice.prepare_npu().expect("auto goes on without");
+        twice.prepare_npu(&CancelToken::new()).expect("auto goes on without");
         assert_eq!(twice.npu_device(), "none");
         let output = prefill(&mut twice.session(), &first_turn());
         assert_eq!(bits(&output.logits), CPU.first);
@@ -293,12 +293,12 @@ impl NpuBackend for Chip {
     fn profile(&self) -> &DeviceProfile {
         self.sim.profile()
     }
-    fn open(&self, model: &Model, chunk_lens: &[usize]) -> Result<OpenNpu, RuntimeError> {
+    fn open(&self, model: &Model, chunk_lens: &[usize], cancel: &CancelToken) -> Result<OpenNpu, RuntimeError> {
         // One context per chunk length, as chips have them whose binaries do not share weights.
         let mut contexts: Vec<Box<dyn NpuContext>> = Vec::new();
         let mut device = None;
         for chunk_len in chunk_lens {
-            let open = self.sim.open(model, &[*chunk_len])?;
+            let open = self.sim.open(model, &[*chunk_len], cancel)?;
             contexts.extend(open.contexts.into_iter().map(|inner| -> Box<dyn NpuContext> {
                 Box::new(ChipContext { inner, dir: self.dir.clone(), markers: Arc::clone(&self.markers) })
             }));

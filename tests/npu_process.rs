@@ -130,7 +130,7 @@ impl NpuBackend for Chip {
     fn profile(&self) -> &DeviceProfile {
         self.here.profile()
     }
-    fn open(&self, model: &Model, chunk_lens: &[usize]) -> Result<OpenNpu, RuntimeError> {
+    fn open(&self, model: &Model, chunk_lens: &[usize], _: &coexec::CancelToken) -> Result<OpenNpu, RuntimeError> {
         let nth = self.opened.fetch_add(1, Ordering::Relaxed);
         let device = RemoteDevice::start(child_command(), &RemoteOptions::new(self.crashes[nth].to_string()))?;
         let spec = split_spec(model, chunk_lens)?;

@@ -215,8 +215,9 @@ fn three_chips_compile_and_replay() {
         let (with, without) = (sizes(&with), sizes(&without));
         assert!(with * 10 < without * 8, "{chip}: {with} bytes with shared weights, {without} without");
         let replay = ok(dir.path(), &["selftest", text(&out), "--format", "json"]);
-        let reports: serde_json::Value = serde_json::from_str(&replay).expect("JSON");
-        for report in reports.as_array().expect("reports") {
+        let found: serde_json::Value = serde_json::from_str(&replay).expect("JSON");
+        assert!(found["no_prompt"].as_str().is_some_and(|r| r.contains("all layers")), "{found}");
+        for report in found["contexts"].as_array().expect("reports") {
             assert_eq!(report["passed"], true, "{report}");
             assert!(report["graphs"].as_array().is_some_and(|g| g.len() == 8 && g.iter().all(|g| g["equal"] == true)));
         }
@@ -272,7 +273,16 @@ fn other_placements_compile_replay_and_stay_near_the_simulation() {
             let replay: serde_json::Value =
                 serde_json::from_str(&ok(dir.path(), &["selftest", text(&out), "-m", text(&q4), "--format", "json"]))
                     .expect("JSON");
-            assert_eq!(replay[0]["passed"], true, "{replay}");
+            assert_eq!(replay["contexts"][0]["passed"], true, "{replay}");
+            // What these are worth for a real model is said by name.
+            let warnings = json["warnings"].to_string();
+            assert_eq!(
+                warnings.contains("in u8"),
+                placement != "split" && activation == "u8",
+                "{placement}: {warnings}"
+            );
+            assert_eq!(warnings.contains("not measured"), placement != "split" && activation != "f16", "{warnings}");
+            assert_eq!(warnings.contains("--npu-weights i4"), weights == "i4", "{warnings}");
         }
     }
 }
@@ -367,6 +377,17 @@ fn doctor_finds_the_library_or_says_what_to_do() {
         assert!(text.contains(words), "{words}: {text}");
     }
     fails(dir.path(), &["doctor", "--soc", "9999"], &["cannot be used here"]);
+    // A cache that cannot be written is no `ok`, wherever the cause lies: here a file is in the way.
+    let file = dir.path().join("file");
+    fs::write(&file, b"").expect("writes");
+    let json: serde_json::Value = serde_json::from_str(&ok(&file, &["doctor", "--format", "json"])).expect("JSON");
+    let found = json["findings"].as_array().and_then(|f| f.iter().find(|f| f["what"] == "cache")).expect("a finding");
+    assert!(
+        found["status"] == "failed" && found["found"].as_str().is_some_and(|f| f.contains("cannot be written")),
+        "{found}"
+    );
+    assert!(found["advice"].as_str().is_some_and(|a| a.contains("--npu-dir")), "{found}");
+    fails(&file, &["run", "Once", "-n", "1", "--npu", "qnn"], &["cannot be written", "COEXEC_CACHE_DIR"]);
 }
 
 #[test]
@@ -394,6 +415,23 @@ fn estimates_are_labelled_and_feed_the_simulator() {
     assert!(simulated.contains("simulated") && simulated.contains("chip 77"), "{simulated}");
     fails(dir.path(), &["simulate", "--shape", "qwen2.5-0.5b", "--estimates", text(&file)], &["layers"]);
     fails(dir.path(), &["compile", "--estimate", "--soc", "57", "--shape", "tiny"], &["57", "77"]);
+    // Of a file: its weights, and each linear in the type that it runs in, counted layer by layer.
+    let model = dir.path().join("q4.coexec");
+    let recipe = ["--quant", "q4,u16", "--calibrate", "--calibration-tokens", "64"];
+    ok(dir.path(), &[&["random-model", "tiny", text(&model)][..], &recipe].concat());
+    let of = |extra: &[&str]| -> serde_json::Value {
+        let args = ["compile", text(&model), "--estimate", "--chunk-len", "32", "--format", "json"];
+        serde_json::from_str(&ok(dir.path(), &[&args[..], extra].concat())).expect("JSON")
+    };
+    let (file, narrow) = (of(&[]), of(&["--npu-weights", "i8"]));
+    assert_eq!(
+        (&file["options"]["weights"], &narrow["options"]["weights"]),
+        (&"block_expansion".into(), &"per_channel_i8".into())
+    );
+    for graph in file["graphs"].as_array().expect("graphs") {
+        assert_eq!((&graph["activation"], &graph["count"]), (&"u16".into(), &file["layers"]), "{graph}");
+    }
+    assert_ne!(file["chunks"][0]["ddr_bytes"], narrow["chunks"][0]["ddr_bytes"], "4 bits are fewer bytes to read");
 }
 
 #[test]
@@ -410,20 +448,265 @@ fn a_compiler_that_crashes_is_an_error_not_a_crash() {
     };
     let run = |script: &str| {
         let child = ChildCompiler { program: "sh".into(), args: vec!["-c".into(), script.into()] };
-        Compiler::Child(child).run(&request, None, &coexec::CancelToken::new()).expect_err("fails").to_string()
+        let cancel = coexec::CancelToken::new();
+        Compiler::Child(child).run(&request, None, &cancel, &mut || {}).expect_err("fails").to_string()
     };
     let crashed = run("kill -SEGV $$");
     assert!(crashed.contains("signal") && crashed.contains("crashed"), "{crashed}");
     assert!(run("echo no JSON").contains("no result"));
     assert!(run("echo '{\"error\":\"because\"}'").contains("because"));
     let missing = ChildCompiler { program: "/nowhere/coexec".into(), args: Vec::new() };
-    let missing =
-        Compiler::Child(missing).run(&request, None, &coexec::CancelToken::new()).expect_err("fails").to_string();
+    let cancel = coexec::CancelToken::new();
+    let missing = Compiler::Child(missing).run(&request, None, &cancel, &mut || {}).expect_err("fails").to_string();
     assert!(missing.contains("/nowhere/coexec") && missing.contains("started"), "{missing}");
+    // What a job that was to be stopped says, or how it ended, does not matter: it was stopped.
+    cancel.cancel();
+    let child = ChildCompiler { program: "sh".into(), args: vec!["-c".into(), "kill -INT $$".into()] };
+    let error = Compiler::Child(child).run(&request, None, &cancel, &mut || {}).expect_err("cancelled");
+    assert!(matches!(error, coexec::RuntimeError::Cancelled));
     // Cancelling ends the child.
     let cancel = coexec::CancelToken::new();
     cancel.cancel();
     let child = ChildCompiler { program: "sleep".into(), args: vec!["100".into()] };
-    let error = Compiler::Child(child).run(&request, None, &cancel).expect_err("cancelled");
+    let error = Compiler::Child(child).run(&request, None, &cancel, &mut || {}).expect_err("cancelled");
     assert!(matches!(error, coexec::RuntimeError::Cancelled));
+}
+
+/// Runs a line that was printed for the user, as a shell would, with this coexec.
+fn as_printed(dir: &Path, cache: &Path, line: &str) -> Output {
+    let program = Path::new(env!("CARGO_BIN_EXE_coexec")).parent().expect("a directory");
+    let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap_or_default());
+    Command::new("sh")
+        .args(["-c", line])
+        .current_dir(dir)
+        .env("PATH", path)
+        .env_remove("COEXEC_LOG")
+        .env("COEXEC_CACHE_DIR", cache)
+        .stdin(Stdio::null())
+        .output()
+        .expect("sh starts")
+}
+
+/// The command that a line of output gives after its label.
+fn hint<'a>(output: &'a str, label: &str) -> &'a str {
+    let line = output.lines().find_map(|line| line.strip_prefix(label));
+    line.unwrap_or_else(|| panic!("no `{label}` in: {output}")).trim()
+}
+
+/// A compiled model knows its model, chip, chunk lengths and how linears run: the lines that `compile` prints work as they
+/// are, for another model than the demo, in u16, with spaces in names. A model that moved or changed is found out.
+#[test]
+fn printed_hints_work_as_printed_and_a_moved_model_is_told() {
+    if !library("printed_hints_work_as_printed_and_a_moved_model_is_told") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let (cache, here) = (dir.path().join("cache"), dir.path().join("my models"));
+    fs::create_dir(&here).expect("a directory");
+    let model = here.join("it's a copy.coexec");
+    fs::copy(root().join("models/demo/demo.coexec"), &model).expect("copies");
+    for activation in ["u8", "u16"] {
+        let out = here.join(format!("for sm8550 in {activation}"));
+        let args =
+            ["compile", text(&model), "--soc", "43", "--activation", activation, "--chunk-len", "32", "-o", text(&out)];
+        let printed = ok(&cache, &args);
+        let run = format!("{} --greedy -n 8 --format json", hint(&printed, "run them: "));
+        let done = as_printed(&here, &cache, &run);
+        assert!(done.status.success(), "{run}: {}", String::from_utf8_lossy(&done.stderr));
+        let done: serde_json::Value = serde_json::from_slice(&done.stdout).expect("JSON");
+        assert_eq!(
+            (&done["stats"]["npu_device"], &done["stats"]["ran_elsewhere"]),
+            (&"qnn".into(), &serde_json::json!([]))
+        );
+        let schedule = if activation == "u16" { "u16" } else { "auto" };
+        let sim =
+            ["run", "Hello", "--npu", "sim", "--activations", schedule, "--chunk-len", "32", "--greedy", "-n", "8"];
+        let sim: serde_json::Value =
+            serde_json::from_str(&ok(&cache, &[&sim[..], &["--format", "json"]].concat())).expect("JSON");
+        assert_eq!(done["tokens"], sim["tokens"], "{activation}");
+        let replayed = as_printed(&here, &cache, hint(&printed, "replay them: "));
+        let replayed_text = String::from_utf8_lossy(&replayed.stdout);
+        assert!(replayed.status.success(), "{replayed_text} {}", String::from_utf8_lossy(&replayed.stderr));
+        let line = "prompt of 32 tokens beside the simulated NPU: 24 graphs on real activations, 24 bit-equal";
+        assert!(replayed_text.contains(line) && replayed_text.contains("logits bit-equal"), "{replayed_text}");
+    }
+    let out = here.join("for sm8550 in u16");
+    let other = ["run", "Hello", "-n", "1", "--npu-dir", text(&out)];
+    let with = |extra: &[&'static str]| other.iter().copied().chain(extra.iter().copied()).collect::<Vec<_>>();
+    fails(&cache, &with(&["--activations", "u8"]), &["qkv of layer 0", "u16", "in u8", "--activations"]);
+    fails(&cache, &with(&["--npu", "sim"]), &["--npu-dir", "--npu qnn", "sim"]);
+    fails(&cache, &with(&["--npu-profile", "sm8650"]), &["qnn:sm8550", "qnn:sm8650"]);
+    // The model is somewhere else: said, and its new place can be named.
+    let moved = here.join("moved.coexec");
+    fs::rename(&model, &moved).expect("renames");
+    fails(&cache, &other, &["it's a copy.coexec", "not there", "--model"]);
+    fails(&cache, &["selftest", text(&out)], &["it's a copy.coexec", "not there", "--model"]);
+    ok(&cache, &[&other[..], &["--model", text(&moved)]].concat());
+    // Another model stands where it was.
+    ok(&cache, &["random-model", "tiny", text(&model), "--calibrate", "--calibration-tokens", "64"]);
+    fails(
+        &cache,
+        &["selftest", text(&out)],
+        &["was compiled from model", "it's a copy.coexec", "compile the model again"],
+    );
+}
+
+/// Every form of weights on the NPU that is not the file's numbers is refused by `run`, or cannot be compiled.
+#[test]
+fn weights_that_are_not_the_files_are_refused_by_name() {
+    if !library("weights_that_are_not_the_files_are_refused_by_name") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let out = dir.path().join("i4");
+    let printed =
+        ok(dir.path(), &["compile", "--npu-weights", "i4", "--chunk-len", "32", "--no-record", "-o", text(&out)]);
+    assert!(!printed.contains("run them"), "what `run` refuses is no hint: {printed}");
+    fails(
+        dir.path(),
+        &["run", "Once", "--npu-dir", text(&out)],
+        &["--npu-weights i4", "q8 weights", "KL", "--weights q4"],
+    );
+    let block = dir.path().join("block");
+    let args = ["compile", "--npu-weights", "block", "--chunk-len", "32", "-o", text(&block)];
+    fails(dir.path(), &args, &["--npu-weights", "block", "q8 weights", "q4 ones", "use i8"]);
+    assert!(!block.exists(), "nothing is left of a directory that was made for nothing");
+    for format in ["q4s", "f16"] {
+        let model = dir.path().join(format!("{format}.coexec"));
+        let args =
+            ["random-model", "tiny", text(&model), "--weights", format, "--calibrate", "--calibration-tokens", "64"];
+        ok(dir.path(), &args);
+        let args = ["compile", text(&model), "--npu-weights", "block", "--chunk-len", "32", "-o", text(&block)];
+        fails(dir.path(), &args, &["--npu-weights", &format!("{format} weights")]);
+    }
+}
+
+/// Files of a cache, but for locks.
+fn kept(cache: &Path) -> usize {
+    ["npu", "tmp"].iter().map(|dir| fs::read_dir(cache.join(dir)).map_or(0, Iterator::count)).sum()
+}
+
+/// Ctrl-C at a terminal goes to the whole process group, while graphs are compiled for the first time: that is no crash of
+/// the compiler, and nothing half-made stays. The same for `compile`, whose earlier result stays as it was.
+#[test]
+fn ctrl_c_while_compiling_ends_it_and_leaves_nothing() {
+    use std::{io::BufRead as _, os::unix::process::CommandExt as _};
+    if !library("ctrl_c_while_compiling_ends_it_and_leaves_nothing") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let interrupted = |args: &[&str]| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_coexec"))
+            .args(args)
+            .env_remove("COEXEC_LOG")
+            .env("COEXEC_CACHE_DIR", dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .expect("coexec starts");
+        let mut lines = std::io::BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
+        let started = lines.find(|line| line.starts_with("compiling ")).expect("says that it compiles");
+        let group = format!("-{}", child.id());
+        assert!(Command::new("kill").args(["-INT", "--", &group]).status().is_ok_and(|s| s.success()));
+        let said: Vec<String> = lines.collect();
+        assert_eq!(child.wait().expect("ends").code(), Some(130), "{started} {said:?}");
+        assert_eq!(said.last().map(String::as_str), Some("cancelled"), "{said:?}");
+        assert!(!said.iter().any(|line| line.contains("crashed")), "{said:?}");
+        started
+    };
+    let said = interrupted(&["run", "Once", "-n", "1", "--npu", "qnn"]);
+    for words in ["96 static graphs in 4 contexts", "first use", "of memory", "on the disk"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert_eq!(kept(dir.path()), 0, "nothing half-made");
+    let out = dir.path().join("out");
+    interrupted(&["compile", "--chunk-len", "32,64,128,256", "-o", text(&out)]);
+    assert!(!out.exists());
+    ok(dir.path(), &["compile", "--chunk-len", "16,32", "--layers", "0..1", "--no-record", "-o", text(&out)]);
+    let names = || {
+        let mut names: Vec<_> = fs::read_dir(&out).expect("made").map(|e| e.expect("readable").file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = (names(), fs::read(out.join("compiled.json")).expect("an index"));
+    interrupted(&["compile", "--chunk-len", "32,64,128,256", "-o", text(&out)]);
+    assert_eq!((names(), fs::read(out.join("compiled.json")).expect("an index")), before);
+    // A result that replaces another leaves none of its files.
+    ok(dir.path(), &["compile", "--chunk-len", "32", "--layers", "0..1", "--no-record", "-o", text(&out)]);
+    assert_eq!(names(), ["compiled.json", "split.c32.bin"]);
+}
+
+/// Two that start at once compile once; the cache lists it, and lets it go when nobody uses it.
+#[test]
+fn two_processes_compile_once_and_the_cache_can_be_listed_and_cleared() {
+    if !library("two_processes_compile_once_and_the_cache_can_be_listed_and_cleared") {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let args = ["run", "Once", "-n", "2", "--greedy", "--npu", "qnn", "--chunk-len", "32,64", "--format", "json"];
+    let outputs: Vec<Output> = std::thread::scope(|s| {
+        let both = [(); 2].map(|()| s.spawn(|| coexec(dir.path(), &args)));
+        both.into_iter().map(|run| run.join().expect("runs")).collect()
+    });
+    let said: Vec<_> = outputs.iter().map(|o| String::from_utf8_lossy(&o.stderr).into_owned()).collect();
+    assert!(outputs.iter().all(|o| o.status.success()), "{said:?}");
+    assert_eq!(said.iter().filter(|s| s.contains("compiling ")).count(), 1, "{said:?}");
+    let tokens = |o: &Output| serde_json::from_slice::<serde_json::Value>(&o.stdout).expect("JSON")["tokens"].clone();
+    assert_eq!(tokens(&outputs[0]), tokens(&outputs[1]));
+    let listed = || -> serde_json::Value {
+        serde_json::from_str(&ok(dir.path(), &["cache", "list", "--format", "json"])).expect("JSON")
+    };
+    let entries = listed()["entries"].clone();
+    assert_eq!(entries.as_array().map(Vec::len), Some(1), "{entries}");
+    let entry = &entries[0];
+    assert!(entry["label"].as_str().is_some_and(|l| l.contains("embedded model") && l.contains("sm8650")), "{entry}");
+    assert!(entry["bytes"].as_u64().is_some_and(|b| b > 1_000_000) && entry["in_use"] == false, "{entry}");
+    fails(dir.path(), &["cache", "clear", "nothing"], &["nothing", "coexec cache list"]);
+    let key = entry["key"].as_str().expect("a key");
+    assert!(ok(dir.path(), &["cache", "list"]).contains(key));
+    assert!(ok(dir.path(), &["cache", "clear", key]).contains("1 entry removed"));
+    assert_eq!(listed()["entries"], serde_json::json!([]));
+    assert_eq!(kept(dir.path()), 0);
+}
+
+/// 17 layers and four chunk lengths are more graphs than one context with shared weights takes: two contexts, which the
+/// library accepts, each weight once.
+#[test]
+fn deep_models_are_cut_into_contexts_that_the_library_takes() {
+    if !library("deep_models_are_cut_into_contexts_that_the_library_takes") {
+        return;
+    }
+    assert_eq!(compiled_deep(17), [256, 16]);
+}
+
+/// The same for 36 and 80 layers: `cargo test --test qnn -- --ignored real_depths`; minutes.
+#[test]
+#[ignore = "takes minutes"]
+fn real_depths_are_cut_into_contexts_that_the_library_takes() {
+    assert_eq!(compiled_deep(36), [256, 256, 64]);
+    assert_eq!(compiled_deep(80), [256; 5]);
+}
+
+/// Graphs of each context of a narrow model with this many layers, compiled with shared weights.
+fn compiled_deep(layers: u32) -> Vec<usize> {
+    use coexec::{
+        model::{WeightFormat, random},
+        runtime::compile::{CompileOptions, Compiler, compile},
+    };
+    let mut config = random::named_config("tiny").expect("known");
+    (config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.vocab_size) = (layers, 32, 32, 64);
+    (config.num_attention_heads, config.num_key_value_heads, config.head_dim) = (1, 1, 32);
+    let packed = Packed::of(&random::RandomSource::new(config, 1), WeightFormat::Q8, Some("random".to_owned()));
+    let engine = packed.engine(EngineOptions::default());
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = CompileOptions { chunk_lens: vec![32, 64, 128, 256], record: false, ..CompileOptions::default() };
+    let cancel = coexec::CancelToken::new();
+    let compiled = compile(engine.model(), &options, None, dir.path(), &Compiler::InProcess, &cancel, &mut |_| {})
+        .expect("compiles");
+    let names: Vec<_> = compiled.contexts.iter().map(|c| c.manifest.spec.name.clone()).collect();
+    assert!(names.iter().enumerate().all(|(i, name)| *name == format!("split.{i}")), "{names:?}");
+    assert!(compiled.files().all(|file| dir.path().join(file).is_file()));
+    compiled.contexts.iter().map(|c| c.manifest.spec.graphs.len()).collect()
 }

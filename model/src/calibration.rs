@@ -57,7 +57,7 @@ impl std::fmt::Display for Treatment {
 pub type Schedule = Vec<[Treatment; 4]>;
 
 /// Static scales of a linear's input and of each output part (see [`crate::DecoderConfig::linear_parts`]), as those of u8
-/// codes; u16 codes have a 256th of them, so that both cover the same range.
+/// codes; [`LinearCodes`] says what u16 codes make of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scales {
     /// `code = clip(round(x / input) + 128, 0, 255)`.
@@ -95,17 +95,78 @@ pub struct LinearCalibration {
     pub treatment: Treatment,
 }
 
-impl LinearCalibration {
-    /// Scales of the input and of the output parts, for how the linear runs.
+/// The static codes of a linear's input and output parts in one treatment: `value = step · (code − zero_point)`. Static graphs
+/// are built from these and prompts are run with these; nothing else makes an encoding of calibration's scales.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LinearCodes<'a> {
+    /// Whether codes have 16 bits.
+    pub wide: bool,
+    /// Scales as those of u8 codes.
+    input: f32,
+    outputs: &'a [f32],
+}
+
+impl<'a> LinearCodes<'a> {
+    /// Steps of u16 codes within one of u8 codes, so that both cover the same range.
+    const WIDE_STEPS: f32 = 256.0;
+
+    fn step(&self, scale: f32) -> f32 {
+        if self.wide { scale / Self::WIDE_STEPS } else { scale }
+    }
+
+    /// Step between two codes of the input.
     #[must_use]
-    pub fn scales(&self) -> (f32, &[f32]) {
-        let own = match self.treatment {
+    pub fn input_step(&self) -> f32 {
+        self.step(self.input)
+    }
+
+    /// The same of each output part.
+    pub fn output_steps(self) -> impl ExactSizeIterator<Item = f32> + 'a {
+        self.outputs.iter().map(move |scale| self.step(*scale))
+    }
+
+    /// Code of zero.
+    #[must_use]
+    pub fn zero_point(&self) -> u16 {
+        if self.wide { 1 << 15 } else { 1 << 7 }
+    }
+
+    /// Bytes of a code.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        if self.wide { 2 } else { 1 }
+    }
+
+    /// Largest magnitude of the input that has a code of its own on both sides of zero.
+    #[must_use]
+    pub fn input_range(&self) -> f32 {
+        self.input * 127.0
+    }
+
+    /// The same of each output part.
+    pub fn output_ranges(self) -> impl ExactSizeIterator<Item = f32> + 'a {
+        self.outputs.iter().map(|scale| scale * 127.0)
+    }
+}
+
+impl LinearCalibration {
+    /// The codes for how the linear runs.
+    #[must_use]
+    pub fn codes(&self) -> LinearCodes<'_> {
+        self.codes_for(self.treatment)
+    }
+
+    /// The codes for another way to run it.
+    #[must_use]
+    pub fn codes_for(&self, treatment: Treatment) -> LinearCodes<'_> {
+        let own = match treatment {
             Treatment::Plain => self.plain.as_ref(),
             Treatment::Shadow => None,
             Treatment::Wide => self.wide.as_ref(),
             Treatment::Split => self.split.as_ref(),
         };
-        own.map_or((self.input_scale, &self.output_scales), |s| (s.input, &s.outputs))
+        let (input, outputs) = own.map_or((self.input_scale, &self.output_scales[..]), |s| (s.input, &s.outputs));
+        LinearCodes { wide: treatment == Treatment::Wide, input, outputs }
     }
 }
 

@@ -25,7 +25,7 @@ pub mod source;
 pub mod splitmix;
 pub mod tensor;
 
-pub use calibration::{Calibration, LinearCalibration, Scales, Schedule, Treatment};
+pub use calibration::{Calibration, LinearCalibration, LinearCodes, Scales, Schedule, Treatment};
 pub use config::{DecoderConfig, GenerationDefaults, RopeScaling, TokenizerData};
 pub use format::WeightFormat;
 pub use splitmix::SplitMix64;

@@ -48,6 +48,16 @@ pub enum NpuWeights {
 }
 
 impl NpuWeights {
+    /// `i8`, `i4` or `block`, as `coexec compile --npu-weights` calls them.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PerChannelI8 => "i8",
+            Self::PerChannelI4 => "i4",
+            Self::BlockExpansion => "block",
+        }
+    }
+
     fn encoding(self) -> WeightEncoding {
         match self {
             Self::PerChannelI8 => WeightEncoding::PerChannelI8,

@@ -39,6 +39,21 @@ pub enum NpuError {
         /// What it may take.
         limit_bytes: u64,
     },
+    /// More graphs than one context takes.
+    #[error(
+        "context `{context}` has {graphs} graphs that share weights, {device} takes {limit}; use fewer chunk lengths (or \
+         past lengths), or compile without weight sharing"
+    )]
+    TooManyGraphs {
+        /// Name of the device's profile.
+        device: String,
+        /// Context, or the first graph of those that have to stay together.
+        context: String,
+        /// Its graphs.
+        graphs: usize,
+        /// How many it may have.
+        limit: usize,
+    },
     /// Static weights could not be had.
     #[error("weights of graph `{graph}`, op {op}")]
     Weights {
@@ -202,10 +217,22 @@ pub enum NpuError {
         reason: String,
     },
     /// A context binary that was made for something else.
-    #[error("context binary is for {field} `{found}`, wanted `{wanted}`; delete it and compile again")]
+    #[error("context binary: its {field} is `{found}`, `{wanted}` is wanted; compile the model again")]
     Manifest {
         /// Which field differs.
         field: &'static str,
+        /// What is needed here.
+        wanted: String,
+        /// What the manifest or binary says.
+        found: String,
+    },
+    /// A graph of a context binary that is not the one that the model needs.
+    #[error("graph `{graph}`, {what}: {found} was compiled, {wanted} is wanted; compile the model again")]
+    Graph {
+        /// The first graph that differs.
+        graph: String,
+        /// What differs in it.
+        what: String,
         /// What is needed here.
         wanted: String,
         /// What the manifest or binary says.

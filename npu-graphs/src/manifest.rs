@@ -131,43 +131,6 @@ impl Manifest {
         }
         Ok(())
     }
-
-    /// Checks that the binary's graphs are the ones that the manifest lists, ops and encodings included.
-    ///
-    /// # Errors
-    /// Names the graph that differs.
-    pub fn check_spec(&self, found: &ContextSpec) -> Result<(), NpuError> {
-        if *found == self.spec {
-            return Ok(());
-        }
-        let list = |s: &ContextSpec| {
-            let names: Vec<_> = s.graphs.iter().map(|g| g.name.as_str()).collect();
-            format!("{}: {}", s.name, names.join(" "))
-        };
-        let (wanted, found) = match self.spec.graphs.iter().zip(&found.graphs).find(|(a, b)| a != b) {
-            Some((a, b)) => (format!("{a:?}"), format!("{b:?}")),
-            None => (list(&self.spec), list(found)),
-        };
-        Err(NpuError::Manifest { field: "graphs", wanted, found })
-    }
-
-    /// Checks that this manifest is what a caller needs now: same model, placement, and at least these chunk lengths.
-    ///
-    /// # Errors
-    /// Names the field that differs.
-    pub fn check_wanted(&self, model_hash: &str, placement: Placement, chunk_lens: &[usize]) -> Result<(), NpuError> {
-        let differ = |field, wanted: String, found: String| Err(NpuError::Manifest { field, wanted, found });
-        if self.model_hash != model_hash {
-            return differ("model", model_hash.to_owned(), self.model_hash.clone());
-        }
-        if self.placement != placement {
-            return differ("placement", format!("{placement:?}"), format!("{:?}", self.placement));
-        }
-        if chunk_lens.iter().any(|c| !self.chunk_lens.contains(c)) {
-            return differ("chunk lengths", format!("{chunk_lens:?}"), format!("{:?}", self.chunk_lens));
-        }
-        Ok(())
-    }
 }
 
 fn hash_hex(bytes: &[u8]) -> String {

@@ -51,6 +51,8 @@ pub struct DeviceProfile {
     pub max_context_bytes: u64,
     /// Most bytes of all contexts of the process.
     pub max_device_bytes: u64,
+    /// Most graphs of a context whose graphs share weights.
+    pub max_sharing_graphs: usize,
     /// Bytes that a graph takes in a context beside its weights.
     pub graph_overhead_bytes: u64,
     /// Most bytes of one buffer.
@@ -66,16 +68,24 @@ pub struct DeviceProfile {
 }
 
 impl DeviceProfile {
-    /// Checks a whole context against this profile: every op, and the memory of one context.
+    /// Checks a whole context against this profile: every op, the number of graphs, and the memory of one context.
     ///
     /// # Errors
-    /// [`NpuError::Spec`], [`NpuError::Unsupported`] or [`NpuError::ContextTooLarge`].
+    /// [`NpuError::Spec`], [`NpuError::Unsupported`], [`NpuError::TooManyGraphs`] or [`NpuError::ContextTooLarge`].
     pub fn check(&self, spec: &ContextSpec) -> Result<(), NpuError> {
         spec.validate()?;
         for graph in &spec.graphs {
             for node in &graph.nodes {
                 self.check_op(graph, node)?;
             }
+        }
+        if spec.graphs.len() > self.max_sharing_graphs && spec.shares_weights() {
+            return Err(NpuError::TooManyGraphs {
+                device: self.device.clone(),
+                context: spec.name.clone(),
+                graphs: spec.graphs.len(),
+                limit: self.max_sharing_graphs,
+            });
         }
         let needed_bytes = spec.device_bytes(self.graph_overhead_bytes);
         if needed_bytes > self.max_context_bytes {

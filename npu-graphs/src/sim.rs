@@ -139,7 +139,7 @@ impl NpuDevice for SimDevice {
     fn load(&self, bytes: &[u8], manifest: &Manifest) -> Result<Box<dyn NpuContext>, NpuError> {
         manifest.check_blob(bytes, &self.shared.profile)?;
         let blob = blob::read(bytes)?;
-        manifest.check_spec(&blob.spec)?;
+        manifest.spec.expect_same(&blob.spec)?;
         self.shared.profile.check(&blob.spec)?;
         self.fail_if_planned("load", &blob.spec.name)?;
         let lease = MemoryLease::take(&self.shared, &blob.spec)?;

@@ -4,6 +4,7 @@
 //! stand in topological order, names are unique, every output is produced once, encodings fit their dtype. Specs hold no
 //! weights; a [`crate::WeightSource`] hands them out while a device prepares.
 
+mod difference;
 pub(crate) mod numbers;
 mod op;
 mod validate;
@@ -245,6 +246,18 @@ impl ContextSpec {
         let mut seen = std::collections::HashSet::new();
         let all = self.graphs.iter().flat_map(|g| g.nodes.iter().filter_map(OpSpec::weights));
         all.filter(|w| seen.insert(*w)).collect()
+    }
+
+    /// Whether two graphs name the same weights.
+    #[must_use]
+    pub fn shares_weights(&self) -> bool {
+        let mut seen = std::collections::HashSet::new();
+        self.graphs.iter().any(|graph| {
+            let of_graph: Vec<_> = graph.nodes.iter().filter_map(OpSpec::weights).collect();
+            let shared = of_graph.iter().any(|w| seen.contains(w));
+            seen.extend(of_graph);
+            shared
+        })
     }
 
     /// Bytes of a context binary: shared weights plus `graph_overhead_bytes` per graph.

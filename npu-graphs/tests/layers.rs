@@ -3,13 +3,16 @@
 
 mod support;
 
-use coexec_model::{Calibration, DecoderConfig, LayerIdx, LayerTensor, LinearCalibration, LinearKind, Treatment};
+use coexec_model::{
+    Calibration, DecoderConfig, LayerIdx, LayerTensor, LinearCalibration, LinearKind, Scales, Treatment,
+};
 use coexec_npu::{
-    Activation, Dtype, Encoding, FusedOptions, GraphSpec, LayerOptions, NpuWeights, Ranges,
+    Activation, Dtype, Encoding, FusedOptions, GraphSpec, LayerOptions, NpuWeights, Ranges, WeightSource,
     decoder::{BuildError, RangeSource, Role, fused_graph_names, layer_graph_name, rope_tables},
     fused_context, layer_context,
     profile::chips,
 };
+use std::ops::ControlFlow;
 use support::{
     Rng,
     decoder::{
@@ -41,6 +44,26 @@ fn layer_options<'a>(chunks: &'a [usize], kv: &'a [usize], activation: Activatio
     }
 }
 
+/// Ranges on prompts, one thread.
+fn measure(
+    config: &DecoderConfig,
+    source: &dyn WeightSource,
+    prompts: &[&[f32]],
+    threads: usize,
+) -> Result<Ranges, BuildError> {
+    let mut layers = 0;
+    let mut ready = |done| {
+        layers += 1;
+        assert_eq!(done, layers, "told layer by layer");
+        ControlFlow::Continue(())
+    };
+    let ranges = Ranges::measure(config, source, prompts, threads, &mut ready)?.expect("not stopped");
+    assert_eq!(layers, config.num_hidden_layers);
+    let stopped = Ranges::measure(config, source, prompts, threads, &mut |_| ControlFlow::Break(()))?;
+    assert_eq!(stopped, None);
+    Ok(ranges)
+}
+
 #[test]
 fn layers_follow_the_float_reference() {
     let devices = devices("layers_follow_the_float_reference");
@@ -52,7 +75,7 @@ fn layers_follow_the_float_reference() {
         let prompt = prompt(&config, &mut rng, 24);
         let mut reference = Reference::new(&config, &source);
         let wanted = reference.run(&prompt);
-        let ranges = Ranges::measure(&config, &source, &[&prompt], 1).expect("measures");
+        let ranges = measure(&config, &source, &[&prompt], 1).expect("measures");
         for activation in ACTIVATIONS {
             if (activation, weights) == (Activation::F16, NpuWeights::BlockExpansion) {
                 continue; // HTP has no such linear.
@@ -105,7 +128,7 @@ fn a_mask_really_masks() {
     let mut rng = Rng::new(2);
     let source = Source::random(&config, &mut rng);
     let prompt = prompt(&config, &mut rng, 8);
-    let ranges = Ranges::measure(&config, &source, &[&prompt], 1).expect("measures");
+    let ranges = measure(&config, &source, &[&prompt], 1).expect("measures");
     for activation in ACTIVATIONS {
         let spec = layer_context(&config, &ranges, &layer_options(&[8], &[16], activation)).expect("builds");
         for (on, device) in &devices {
@@ -200,7 +223,7 @@ fn fused_graphs_with_attention_between_are_the_layer() {
         let tokens = 6;
         let prompt = prompt(&config, &mut rng, tokens);
         let wanted = Reference::new(&config, &source).run(&prompt);
-        let ranges = Ranges::measure(&config, &source, &[&prompt], 1).expect("measures");
+        let ranges = measure(&config, &source, &[&prompt], 1).expect("measures");
         for activation in ACTIVATIONS {
             let options = FusedOptions {
                 name: "fused",
@@ -417,7 +440,7 @@ fn ranges_come_from_three_sources() {
         let source = Source::random(&config, &mut rng);
         let prompts = [prompt(&config, &mut rng, 16), prompt(&config, &mut rng, 5)];
         let refs: Vec<&[f32]> = prompts.iter().map(Vec::as_slice).collect();
-        let measured = Ranges::measure(&config, &source, &refs, 1).expect("measures");
+        let measured = measure(&config, &source, &refs, 1).expect("measures");
         assert_eq!(measured.source, RangeSource::Measured);
         // The residual stream's ranges are those of the float reference.
         let largest = |streams: &[Vec<f64>]| streams.iter().flatten().fold(0.0f64, |m, v| m.max(v.abs()));
@@ -433,7 +456,8 @@ fn ranges_come_from_three_sources() {
         let ratio = measured.layers[0][&Role::QRotated] / measured.layers[0][&before];
         assert!((0.6..1.42).contains(&ratio), "{ratio}");
         let synthetic = Ranges::synthetic(&config);
-        let calibrated = Ranges::from_calibration(&config, &calibration(&config), &source).expect("fits");
+        let calibrated =
+            Ranges::from_calibration(&config, &calibration(&config), &source, Activation::U8).expect("fits");
         for ranges in [&measured, &synthetic, &calibrated] {
             assert_eq!(ranges.layers.len(), 2);
             for layer in &ranges.layers {
@@ -458,10 +482,21 @@ fn ranges_come_from_three_sources() {
     }
     let config = llama();
     let source = Source::random(&config, &mut Rng::new(7));
-    assert!(Ranges::measure(&config, &source, &[], 1).is_err());
-    assert!(Ranges::measure(&config, &source, &[&[1.0; 63]], 1).is_err());
-    assert!(matches!(Ranges::measure(&config, &Source::default(), &[&[1.0; 64]], 1), Err(BuildError::Measure(_))));
+    assert!(measure(&config, &source, &[], 1).is_err());
+    assert!(measure(&config, &source, &[&[1.0; 63]], 1).is_err());
+    assert!(matches!(measure(&config, &Source::default(), &[&[1.0; 64]], 1), Err(BuildError::Measure(_))));
+    // Nothing is added back on the CPU, so not the scales that clip for a shadow: those without one, for the dtype.
+    let mut clipping = calibration(&config);
+    let scales = |scale| Some(Scales { input: scale, outputs: vec![scale] });
+    (clipping.layers[0][1].plain, clipping.layers[0][1].wide) = (scales(0.5), scales(2.0));
+    for (activation, scale) in [(Activation::U8, 0.5), (Activation::U16, 2.0)] {
+        let ranges = Ranges::from_calibration(&config, &clipping, &source, activation).expect("fits");
+        assert_eq!((ranges.layers[0][&Role::Attn], ranges.layers[0][&Role::O]), (scale * 127.0, scale * 127.0));
+    }
     let mut short = calibration(&config);
     short.layers.pop();
-    assert!(matches!(Ranges::from_calibration(&config, &short, &source), Err(BuildError::Calibration { .. })));
+    assert!(matches!(
+        Ranges::from_calibration(&config, &short, &source, Activation::U16),
+        Err(BuildError::Calibration { .. })
+    ));
 }

@@ -247,14 +247,25 @@ fn binaries_of_something_else_never_reach_the_device() {
     refused(good.clone(), &without, "QNN versions", ["v2.51.0.fake", "none"]);
     // Graphs and tensors.
     let graph = |change: &dyn Fn(&mut coexec_npu::GraphSpec)| changed(&|i| change(&mut i.spec.graphs[0]));
-    refused(graph(&|g| g.name = "other".to_owned()), &made, "graphs", ["linear", "other"]);
-    refused(changed(&|i| i.spec.graphs.clear()), &made, "graphs", ["linear", "``"]);
-    refused(graph(&|g| g.inputs[0].name = "z".to_owned()), &made, "graphs", ["\"x\"", "none"]);
-    refused(graph(&|g| g.inputs[0].dims[2] = 5), &made, "graphs", ["[1, 1, 4, 32]", "[1, 1, 5, 32]"]);
-    refused(graph(&|g| g.outputs[0].dtype = Dtype::U16), &made, "graphs", ["\"y\"", "1046"]);
-    refused(graph(&|g| g.outputs.push(g.outputs[0].clone())), &made, "graphs", ["1 tensors", "2 tensors"]);
+    let differs = |info: Info, parts: [&str; 3]| {
+        play().info = Some(info);
+        play().calls.clear();
+        let error = device.load(BINARY, &made).map(|_| ()).expect_err(parts[0]);
+        assert!(matches!(&error, NpuError::Graph { .. }), "{error}");
+        let text = error.to_string();
+        assert!(parts.iter().all(|part| text.contains(part)), "{parts:?} in: {text}");
+        assert!(!play().calls.contains(&"contextCreateFromBinary"), "{text}");
+    };
+    differs(graph(&|g| g.name = "other".to_owned()), ["`linear`", "none of that name was compiled", "one is wanted"]);
+    differs(changed(&|i| i.spec.graphs.clear()), ["`linear`", "none of that name was compiled", "one is wanted"]);
+    let name = |g: &mut coexec_npu::GraphSpec| g.inputs[0].name = "z".to_owned();
+    differs(graph(&name), ["`linear`, input `x`", "none of that name was compiled", "one is wanted"]);
+    differs(graph(&|g| g.inputs[0].dims[2] = 5), ["input `x`", "[1, 1, 5, 32], scale", "[1, 1, 4, 32], scale"]);
+    differs(graph(&|g| g.outputs[0].dtype = Dtype::U16), ["output `y`", "u16 [1, 1, 4, ", "u8 [1, 1, 4, "]);
+    let twice = |g: &mut coexec_npu::GraphSpec| g.outputs.push(g.outputs[0].clone());
+    differs(graph(&twice), ["number of outputs", "2 was compiled", "1 is wanted"]);
     let other = Encoding::Tensor { scale: 0.125, zero_point: 3 };
-    refused(graph(&|g| g.outputs[0].encoding = other), &made, "graphs", ["zero_point: 128", "-3"]);
+    differs(graph(&|g| g.outputs[0].encoding = other), ["output `y`", "scale 0.125, zero point 3 was", "point 128 is"]);
     // A description that is not one.
     play().info = None;
     assert!(matches!(device.load(BINARY, &made), Err(NpuError::Blob { .. })));

@@ -3,12 +3,13 @@
 mod support;
 
 use coexec_model::{
-    Calibration, DecoderConfig, GenerationDefaults, LayerIdx, LinearCalibration, LinearKind, RopeScaling, TensorName,
-    Treatment,
+    Calibration, DecoderConfig, GenerationDefaults, LayerIdx, LinearCalibration, LinearKind, RopeScaling, Scales,
+    TensorName, Treatment,
 };
 use coexec_npu::{
-    Activation, ContextSpec, Dtype, Encoding, GraphSpec, NpuDevice, NpuError, NpuWeights, OpSpec, SimDevice,
-    SimOptions, SpecError, SplitOptions, TensorSpec, WeightEncoding, decoder::BuildError, graph_name, split_context,
+    Activation, ContextSpec, DeviceProfile, Dtype, Encoding, GraphSpec, NpuDevice, NpuError, NpuWeights, OpSpec,
+    SimDevice, SimOptions, SpecError, SplitOptions, TensorSpec, WeightEncoding, decoder::BuildError, graph_name,
+    split_context,
 };
 use proptest::prelude::*;
 use std::collections::HashSet;
@@ -117,6 +118,19 @@ fn split_in_16_bits_covers_the_range_of_8() {
             assert_eq!((&a.dims, &a.dims), (&b.dims, &c.dims));
         }
     }
+    // Calibration's own scales for 16 bits, not those that clip for a shadow, whether all linears are in u16 or this one is.
+    let (mut wide, mut one) = (calibration(&config), calibration(&config));
+    for calibration in [&mut wide, &mut one] {
+        calibration.layers[0][1].wide = Some(Scales { input: 0.5, outputs: vec![0.25] });
+    }
+    one.layers[0][1].treatment = Treatment::Wide;
+    let graph = |calibration: &Calibration, activation| {
+        let options = SplitOptions { activation, ..options(&[16], NpuWeights::PerChannelI8) };
+        split_context(&config, calibration, &options).expect("builds").graphs.remove(1)
+    };
+    assert_eq!(graph(&wide, Activation::U16), graph(&one, Activation::U8));
+    let x = graph(&wide, Activation::U16).inputs.remove(0);
+    assert_eq!(x.encoding, Encoding::Tensor { scale: 0.5 / 256.0, zero_point: 32768 });
     // Floats need no calibration; codes do.
     let none = Calibration { tokens: 0, layers: vec![] };
     let build = |activation| {
@@ -134,10 +148,10 @@ fn a_model_that_does_not_fit_one_context_is_cut_into_few() {
     let mut profile = SimOptions::named("sm8650").expect("known").profile;
     profile.graph_overhead_bytes = 100;
     let total = spec.device_bytes(100);
-    assert_eq!(profile.shard(&spec).expect("fits"), std::slice::from_ref(&spec));
+    assert_eq!(profile.shard(&spec, None).expect("fits"), std::slice::from_ref(&spec));
     for limit in [total - 1, total / 2, total / 3, 20_000] {
         profile.max_context_bytes = limit;
-        let shards = profile.shard(&spec).expect("fits several");
+        let shards = profile.shard(&spec, None).expect("fits several");
         assert!(shards.len() > 1 && shards[1].name == "model.1");
         let graphs: Vec<_> = shards.iter().flat_map(|s| &s.graphs).collect();
         assert!(graphs.iter().copied().eq(&spec.graphs), "every graph once, in order");
@@ -152,11 +166,56 @@ fn a_model_that_does_not_fit_one_context_is_cut_into_few() {
         }
     }
     profile.max_context_bytes = 10_000;
-    let error = profile.shard(&spec).expect_err("gate and up alone take 12 kB");
+    let error = profile.shard(&spec, None).expect_err("gate and up alone take 12 kB");
     assert!(matches!(&error, NpuError::ContextTooLarge { context, .. } if context == "gate_up.L0.c16"), "{error}");
     profile.max_context_bytes = total;
     profile.max_device_bytes = total - 1;
-    assert!(matches!(profile.shard(&spec), Err(NpuError::ContextTooLarge { .. })));
+    assert!(matches!(profile.shard(&spec, None), Err(NpuError::ContextTooLarge { .. })));
+}
+
+/// 36 and 80 layers with the engine's four chunk lengths: the library takes 256 graphs that share weights in one context
+/// (code 5007 beyond). Contexts as few as can be, every graph once, chunk lengths of a linear together.
+#[test]
+fn contexts_keep_the_limit_of_graphs_that_share_weights() {
+    let profile = SimOptions::named("sm8650").expect("known").profile;
+    assert_eq!(profile.max_sharing_graphs, 256);
+    assert!(profile.source.contains("5007"), "a limit has its source: {}", profile.source);
+    for (layers, chunk_lens, contexts) in [
+        (16, &[32, 64, 128, 256][..], 1),
+        (17, &[32, 64, 128, 256], 2),
+        (36, &[32, 64, 128, 256], 3),
+        (80, &[32, 64, 128, 256], 5),
+        (80, &[128], 1),
+    ] {
+        let config = DecoderConfig { num_hidden_layers: layers, ..config() };
+        let spec = split_context(&config, &calibration(&config), &options(chunk_lens, NpuWeights::PerChannelI8));
+        let spec = spec.expect("builds");
+        let shards = profile.shard(&spec, None).expect("can be cut");
+        assert_eq!(shards.len(), contexts, "{layers} layers");
+        assert!(shards.iter().flat_map(|s| &s.graphs).eq(&spec.graphs), "every graph once, in order");
+        for shard in &shards {
+            profile.check(shard).expect("each shard fits");
+        }
+        let sum: u64 = shards.iter().map(|s| s.device_bytes(0)).sum();
+        assert_eq!(sum, spec.device_bytes(0), "no weight is there twice");
+        if contexts > 1 {
+            assert!(matches!(profile.check(&spec), Err(NpuError::TooManyGraphs { limit: 256, .. })));
+        }
+    }
+    // A caller's own number, and one that graphs which share weights do not leave: then they stay together.
+    let spec = split_context(&config(), &calibration(&config()), &options(&[16, 32, 64], NpuWeights::PerChannelI8));
+    let spec = spec.expect("builds");
+    for (most, contexts, largest) in [(36, 1, 36), (35, 2, 33), (6, 6, 6), (1, 12, 3)] {
+        let shards = profile.shard(&spec, Some(most)).expect("can be cut");
+        let largest_found = shards.iter().map(|s| s.graphs.len()).max();
+        assert_eq!((shards.len(), largest_found), (contexts, Some(largest)), "{most}");
+    }
+    // Chunk lengths of one linear beyond the limit are refused by name.
+    let narrow = DeviceProfile { max_sharing_graphs: 2, ..profile };
+    let error = narrow.shard(&spec, None).expect_err("three chunk lengths share weights");
+    let text = error.to_string();
+    assert!(matches!(error, NpuError::TooManyGraphs { graphs: 3, limit: 2, .. }), "{text}");
+    assert!(text.contains("qkv.L0.c16") && text.contains("fewer chunk lengths"), "{text}");
 }
 
 #[test]

@@ -10,16 +10,28 @@
 mod compiled;
 mod estimate;
 mod job;
+mod make;
+mod memory;
+mod prompt_check;
 pub mod selftest;
 
 pub use compiled::{COMPILED_FILE, CompiledContext, CompiledModel};
-pub use estimate::{ChunkEstimate, ESTIMATING_CHIPS, EstimateReport, GraphEstimate, SyntheticWeights, estimate};
-pub use job::{ChildCompiler, Compiler, ContextReport, JobReply, JobRequest, JobTask, run_job};
-pub use selftest::{GraphCheck, Recording, SelftestReport, record, replay};
+pub use estimate::{
+    ChunkEstimate, ESTIMATING_CHIPS, EstimateReport, Estimated, GraphEstimate, SyntheticWeights, estimate,
+};
+pub use job::{ChildCompiler, Compiler, ContextReport, JobReply, JobRequest, JobTask, run_job, serve_job};
+pub(crate) use make::compile_into;
+pub use make::{CompileEvent, CompilePlan, CompileProgress, compile};
+pub use memory::{available_bytes, peak_bytes};
+pub use prompt_check::PromptCheck;
+pub use selftest::{GraphCheck, Recording, Selftest, SelftestOptions, SelftestReport, record, replay};
 pub(crate) use selftest::{execute as selftest_execute, inputs as selftest_inputs};
 
-use crate::{Model, RuntimeError, npu::ModelWeights};
-use coexec_model::{Calibration, DecoderConfig, Schedule, TokenId};
+use crate::{
+    Model, RuntimeError,
+    npu::{ModelWeights, WeightFit, weight_fit},
+};
+use coexec_model::{Calibration, DecoderConfig, Schedule, TokenId, Treatment};
 use coexec_npu::{
     ContextSpec, DeviceProfile, NpuWeights, Placement,
     decoder::{
@@ -28,7 +40,7 @@ use coexec_npu::{
 };
 use coexec_scheduler::CancelToken;
 use serde::{Deserialize, Serialize};
-use std::{ops::Range, path::Path};
+use std::ops::{ControlFlow, Range};
 
 /// Which graphs to make of a model, and for which chip.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,7 +51,7 @@ pub struct CompileOptions {
     pub placement: Placement,
     /// Dtype of activations.
     pub activation: Activation,
-    /// How linears run where that is not what the file says (placement `split` in u8).
+    /// How linears run where that is not what the file says (placement `split` in u8; in u16 all are [`Treatment::Wide`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<Schedule>,
     /// How linears' weights reach the NPU; `None` takes what the file holds (`q4` as block expansion, all else as INT8).
@@ -57,6 +69,9 @@ pub struct CompileOptions {
     pub layers: Option<Range<u32>>,
     /// Whether graphs of several chunk lengths share weights in one binary. Such a binary loads on a chip only.
     pub share_weights: bool,
+    /// Most graphs of one context; `None` is what the chip takes, less where compiling would take more memory than there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub graphs_per_context: Option<usize>,
     /// Fast on-chip memory that graphs may take, in MiB; 0 is all of it, `None` the library's choice.
     pub vtcm_mb: Option<u32>,
     /// Vector threads of a graph; `None` is the library's choice.
@@ -81,6 +96,7 @@ impl Default for CompileOptions {
             ranges: None,
             layers: None,
             share_weights: true,
+            graphs_per_context: None,
             vtcm_mb: None,
             hvx_threads: None,
             optimization: None,
@@ -90,10 +106,11 @@ impl Default for CompileOptions {
 }
 
 impl CompileOptions {
-    /// What a compiled model has to agree in before it is used instead of a new one: everything but the recording.
+    /// What a compiled model has to agree in before it is used instead of a new one: everything but the recording and how
+    /// the graphs are spread over contexts.
     #[must_use]
     pub fn key(&self, model_hash: &str, library: &str) -> String {
-        let same = Self { record: false, ..self.clone() };
+        let same = Self { record: false, graphs_per_context: None, ..self.clone() };
         let text = serde_json::json!([model_hash, library, coexec_npu::manifest::MANIFEST_VERSION, same]).to_string();
         format!("{:016x}", xxhash_rust::xxh3::xxh3_64(text.as_bytes()))
     }
@@ -108,7 +125,7 @@ impl CompileOptions {
             if self.share_weights { vec![&self.chunk_lens] } else { self.chunk_lens.chunks(1).collect() };
         let mut contexts = Vec::new();
         for chunk_lens in each {
-            contexts.extend(profile.shard(&self.context(numbers, chunk_lens)?)?);
+            contexts.extend(profile.shard(&self.context(numbers, chunk_lens)?, self.graphs_per_context)?);
         }
         Ok(contexts)
     }
@@ -138,32 +155,97 @@ impl CompileOptions {
     /// The contexts of a model; see [`Self::contexts`].
     ///
     /// # Errors
-    /// [`RuntimeError::NotCalibrated`] when codes need scales that the file does not have; as there.
+    /// [`RuntimeError::NotCalibrated`] when codes need scales that the file does not have; weights that have no such form on
+    /// the NPU; as there.
     pub fn contexts_of(&self, model: &Model, profile: &DeviceProfile) -> Result<Vec<ContextSpec>, RuntimeError> {
-        let config = model.config();
-        let floats = self.activation == Activation::F16;
-        let (calibration, ranges) = match (model.calibration(), &self.ranges) {
-            (Some(calibration), Some(ranges)) => (Some(calibration), ranges.clone()),
-            (Some(calibration), None) => {
-                (Some(calibration), Ranges::from_calibration(config, calibration, &ModelWeights::new(model))?)
-            }
-            (None, Some(ranges)) if self.placement != Placement::Split => (None, ranges.clone()),
-            // Floats have no scales: any will do.
-            (None, _) if floats => (None, Ranges::synthetic(config)),
-            (None, _) => return Err(RuntimeError::NotCalibrated),
-        };
-        let unused = estimate::synthetic_calibration(config);
-        let mut calibration = calibration.unwrap_or(&unused).clone();
-        if let Some(schedule) = &self.schedule {
-            calibration.set_schedule(schedule);
+        let needs_none = self.activation == Activation::F16;
+        let only_ranges = self.placement != Placement::Split && self.ranges.is_some();
+        if model.calibration().is_none() && !needs_none && !only_ranges {
+            return Err(RuntimeError::NotCalibrated);
         }
-        let numbers = Numbers {
-            config,
-            calibration: &calibration,
-            ranges: &ranges,
-            weights: self.weights.unwrap_or_else(|| crate::npu::npu_weights(model)),
+        self.contexts(&self.numbers(model)?.borrowed(model), profile)
+    }
+
+    /// What graphs take from a model; synthetic scales and ranges, which suit times and sizes, where the file has none.
+    fn numbers(&self, model: &Model) -> Result<OwnNumbers, RuntimeError> {
+        let config = model.config();
+        let ranges = match (&self.ranges, model.calibration()) {
+            (Some(ranges), _) => ranges.clone(),
+            (None, Some(calibration)) => {
+                Ranges::from_calibration(config, calibration, &ModelWeights::new(model), self.activation)?
+            }
+            (None, None) => Ranges::synthetic(config),
         };
-        self.contexts(&numbers, profile)
+        let mut calibration = model.calibration().cloned().unwrap_or_else(|| estimate::synthetic_calibration(config));
+        if let Some(schedule) = self.schedule_of(model) {
+            calibration.set_schedule(&schedule);
+        }
+        let weights = self.weights_of(model);
+        if let WeightFit::Impossible(reason) = weight_fit(model, weights) {
+            return Err(RuntimeError::Option { option: "--npu-weights", value: weights.name().to_owned(), reason });
+        }
+        Ok(OwnNumbers { calibration, ranges, weights })
+    }
+
+    /// How these graphs run the linears of a model, whatever it was opened with; `None` without a calibration.
+    #[must_use]
+    pub fn schedule_of(&self, model: &Model) -> Option<Schedule> {
+        let files = model.file().calibration()?.schedule();
+        Some(match (self.activation, &self.schedule) {
+            (Activation::U16, _) => files.iter().map(|_| [Treatment::Wide; 4]).collect(),
+            (_, Some(schedule)) => schedule.clone(),
+            (_, None) => files,
+        })
+    }
+
+    /// How linears' weights of a model reach the NPU in these graphs.
+    #[must_use]
+    pub fn weights_of(&self, model: &Model) -> NpuWeights {
+        self.weights.unwrap_or_else(|| crate::npu::npu_weights(model))
+    }
+
+    /// What somebody should know who means to use these graphs for text: each of these makes a real model useless or worse,
+    /// while graph by graph the chip computes what the simulated one does.
+    #[must_use]
+    pub fn warnings(&self, model: &Model) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.placement != Placement::Split {
+            let name = self.placement.name();
+            if self.activation == Activation::U8 {
+                warnings.push(format!(
+                    "placement `{name}` in u8 is for times and sizes only: nothing corrects what its codes clip, and real models \
+                     are ruined by that; use --activation u16 with --calibrate, or placement `split`"
+                ));
+            }
+            if self.activation != Activation::F16 && self.ranges.is_none() {
+                warnings.push(format!(
+                    "the ranges inside of `{name}` graphs were not measured but derived, which suits times and sizes only: real \
+                     models are ruined by that; measure them with --calibrate TEXT"
+                ));
+            }
+        }
+        let weights = self.weights_of(model);
+        if let WeightFit::Coarse(why) = weight_fit(model, weights) {
+            warnings.push(format!(
+                "--npu-weights {}: {why}; `coexec run` refuses these graphs, they are for times and sizes",
+                weights.name()
+            ));
+        }
+        warnings
+    }
+}
+
+/// [`Numbers`] of a model.
+struct OwnNumbers {
+    calibration: Calibration,
+    ranges: Ranges,
+    weights: NpuWeights,
+}
+
+impl OwnNumbers {
+    fn borrowed<'a>(&'a self, model: &'a Model) -> Numbers<'a> {
+        let Self { calibration, ranges, weights } = self;
+        Numbers { config: model.config(), calibration, ranges, weights: *weights }
     }
 }
 
@@ -184,11 +266,16 @@ pub struct Numbers<'a> {
 const MEASURED_PROMPT: usize = 128;
 
 /// Largest magnitudes of every tensor of every layer, seen while the model runs over `tokens` in f16 on the simulated
-/// device, in prompts of 128 tokens.
+/// device, in prompts of 128 tokens. `progress` is told how many layers are done.
 ///
 /// # Errors
-/// No tokens, unknown tokens, weights that cannot be read.
-pub fn measure_ranges(model: &Model, tokens: &[TokenId]) -> Result<Ranges, RuntimeError> {
+/// No tokens, unknown tokens, weights that cannot be read; [`RuntimeError::Cancelled`].
+pub fn measure_ranges(
+    model: &Model,
+    tokens: &[TokenId],
+    cancel: &CancelToken,
+    progress: &mut dyn FnMut(u32),
+) -> Result<Ranges, RuntimeError> {
     let prompts = tokens.chunks(MEASURED_PROMPT).map(|tokens| {
         let ids: Vec<u32> = tokens.iter().map(|t| t.0).collect();
         let mut rows = Vec::new();
@@ -198,51 +285,10 @@ pub fn measure_ranges(model: &Model, tokens: &[TokenId]) -> Result<Ranges, Runti
     let prompts = prompts.collect::<Result<Vec<_>, RuntimeError>>()?;
     let prompts: Vec<&[f32]> = prompts.iter().map(Vec::as_slice).collect();
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    Ok(Ranges::measure(model.config(), &ModelWeights::new(model), &prompts, threads)?)
-}
-
-/// Compiles a model into a directory that is there: every context as a job of its own, then the index.
-///
-/// # Errors
-/// The first job's that fails; what is in the directory then is no compiled model (it has no index).
-pub fn compile(
-    model: &Model,
-    options: &CompileOptions,
-    library_dir: Option<&Path>,
-    dir: &Path,
-    compiler: &Compiler,
-    cancel: &CancelToken,
-    progress: &mut dyn FnMut(&ContextReport),
-) -> Result<CompiledModel, RuntimeError> {
-    // The library is opened where the jobs run, not here.
-    let contexts = options.contexts_of(model, &job::qnn_options(options, library_dir).device_profile()?)?;
-    let mut compiled = CompiledModel::new(&model.hash_hex(), options, "");
-    // An index of before must not speak of the new binaries.
-    match std::fs::remove_file(dir.join(COMPILED_FILE)) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            let reason = format!("cannot be replaced: {e}");
-            return Err(RuntimeError::Compiled { path: dir.join(COMPILED_FILE), reason });
-        }
-        _ => {}
-    }
-    for index in 0..contexts.len() {
-        let request = JobRequest {
-            options: options.clone(),
-            library_dir: library_dir.map(Path::to_owned),
-            shape: None,
-            task: JobTask::Context { index, dir: dir.to_owned() },
-        };
-        match compiler.run(&request, Some(model), cancel)? {
-            JobReply::Context(report) => {
-                progress(&report);
-                if let Some(made_by) = &report.context.manifest.qnn {
-                    compiled.library.clone_from(&made_by.build_id);
-                }
-                compiled.contexts.push(report.context);
-            }
-            other => return Err(RuntimeError::Schedule(format!("a compile job answered {other:?}; this is a bug"))),
-        }
-    }
-    compiled.write(dir)?;
-    Ok(compiled)
+    let mut ready = |layers| {
+        progress(layers);
+        if cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let measured = Ranges::measure(model.config(), &ModelWeights::new(model), &prompts, threads, &mut ready)?;
+    measured.ok_or(RuntimeError::Cancelled)
 }

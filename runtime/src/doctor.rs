@@ -2,12 +2,10 @@
 
 use crate::{
     RuntimeError,
+    cache::{self, Cache},
     compile::{SyntheticWeights, selftest_execute, selftest_inputs},
     error::chain,
-    npu::{
-        marker,
-        qnn::{DEFAULT_CHIP, cache_dir},
-    },
+    npu::{marker, qnn::DEFAULT_CHIP},
 };
 use coexec_model::{LayerIdx, LayerTensor, TensorName, random};
 use coexec_npu::{
@@ -67,11 +65,14 @@ pub struct DoctorOptions {
     pub library_dir: Option<PathBuf>,
     /// Where markers of crashed runs are; see [`marker`].
     pub state_dir: Option<PathBuf>,
+    /// Where compiled models are kept.
+    pub cache: Option<Cache>,
 }
 
 impl Default for DoctorOptions {
     fn default() -> Self {
-        Self { chip: DEFAULT_CHIP.to_owned(), library_dir: None, state_dir: None }
+        let cache = cache::default_dir().map(|dir| Cache::new(dir, cache::DEFAULT_LIMIT_BYTES));
+        Self { chip: DEFAULT_CHIP.to_owned(), library_dir: None, state_dir: None, cache }
     }
 }
 
@@ -280,13 +281,27 @@ fn directories(notes: &mut Notes, options: &DoctorOptions) {
             ),
         }
     }
-    match cache_dir() {
-        Some(dir) => notes.add("cache", Status::Ok, format!("compiled models are kept in {}", dir.display()), None),
-        None => notes.add(
+    let Some(cache) = &options.cache else {
+        let advice = Some("set COEXEC_CACHE_DIR to a directory that this process may write");
+        return notes.add("cache", Status::Note, "no directory for compiled models", advice);
+    };
+    let entries = cache.list();
+    let bytes: u64 = entries.iter().map(|e| e.bytes).sum();
+    let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
+    let found = format!(
+        "{} compiled models in {}, {} of at most {}",
+        entries.len(),
+        cache.root().display(),
+        gib(bytes),
+        gib(cache.limit_bytes())
+    );
+    match cache.probe() {
+        Ok(()) => notes.add("cache", Status::Ok, found, None),
+        Err(error) => notes.add(
             "cache",
-            Status::Note,
-            "no directory for compiled models",
-            Some("set COEXEC_CACHE_DIR to a directory that this process may write"),
+            Status::Failed,
+            format!("{found}; nothing can be added: {error}"),
+            Some("--npu qnn compiles on first use and needs it; or compile with `coexec compile` and name --npu-dir"),
         ),
     }
 }

@@ -11,6 +11,7 @@ use crate::{
 use coexec_cpu::{Kernels, Pool};
 use coexec_model::packed::PackedFile;
 use coexec_npu::DeviceProfile;
+use coexec_scheduler::CancelToken;
 use std::{path::Path, sync::Arc};
 
 pub(crate) struct EngineInner {
@@ -49,7 +50,7 @@ impl Engine {
     /// # Errors
     /// As [`Self::open`].
     pub fn new(file: PackedFile, options: EngineOptions) -> Result<Self, RuntimeError> {
-        Self::build(file, options, None)
+        Self::of(Arc::new(file), options, None)
     }
 
     /// Opens a packed file for prefill on a given NPU. `options.npu` says no more than what happens when it cannot be
@@ -63,11 +64,12 @@ impl Engine {
         options: EngineOptions,
         backend: Arc<dyn NpuBackend>,
     ) -> Result<Self, RuntimeError> {
-        Self::build(file, options, Some(backend))
+        Self::of(Arc::new(file), options, Some(backend))
     }
 
-    fn build(
-        file: PackedFile,
+    /// The same with a file that others have too, on a given NPU or one that is chosen.
+    pub(crate) fn of(
+        file: Arc<PackedFile>,
         options: EngineOptions,
         backend: Option<Arc<dyn NpuBackend>>,
     ) -> Result<Self, RuntimeError> {
@@ -78,7 +80,7 @@ impl Engine {
             Some(name) => Kernels::named(name)?,
             None => Kernels::detect(),
         };
-        let model = Model::load(Arc::new(file), options.memory_budget_bytes, &options.schedule)?;
+        let model = Model::load(file, options.memory_budget_bytes, &options.schedule)?;
         let pool = Arc::new(options.pool()?);
         let chosen = match backend {
             Some(backend) => npu::backend::given(&model, &options, backend, &pool)?,
@@ -161,10 +163,10 @@ impl Engine {
     /// there or on the CPU.
     ///
     /// # Errors
-    /// When the NPU that was asked for by name refuses them.
-    pub fn prepare_npu(&self) -> Result<(), RuntimeError> {
+    /// When the NPU that was asked for by name refuses them; [`RuntimeError::Cancelled`].
+    pub fn prepare_npu(&self, cancel: &CancelToken) -> Result<(), RuntimeError> {
         let mut trouble = Trouble::default();
-        let lease = self.inner.npus.lease(&self.inner.model, &self.inner.options, &mut trouble)?;
+        let lease = self.inner.npus.lease(&self.inner.model, &self.inner.options, cancel, &mut trouble)?;
         self.inner.npus.tell_later(&lease, &trouble);
         Ok(())
     }

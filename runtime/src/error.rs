@@ -45,6 +45,14 @@ pub enum RuntimeError {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// The cache of compiled models and the like.
+    #[error("cache: `{}` {reason}", path.display())]
+    Cache {
+        /// File or directory.
+        path: std::path::PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
     /// A child process that was to compile.
     #[error("compile job of `{}`: {reason}", program.display())]
     CompileJob {

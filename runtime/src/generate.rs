@@ -90,7 +90,7 @@ impl Session {
         let mut stop = StopStrings::new(request.stop.clone());
 
         // Static graphs are prepared once per model, not per prompt: not part of TTFT.
-        engine.prepare_npu()?;
+        engine.prepare_npu(&request.cancel)?;
         let start = Instant::now();
         let options = PrefillOptions { cancel: request.cancel.clone(), ..PrefillOptions::default() };
         let mut prefill = self.prefill(&request.prompt, &options)?;

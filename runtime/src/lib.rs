@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cache;
 pub mod calibrate;
 pub mod compile;
 pub mod decode;

@@ -17,7 +17,7 @@ pub use backend::{Chosen, NpuBackend, OpenNpu};
 pub use process::NpuProcess;
 pub use qnn::{QnnBackend, QnnChoice};
 pub use sim::SimBackend;
-pub use weights::{ModelWeights, npu_weights};
+pub use weights::{ModelWeights, WeightFit, npu_weights, weight_fit};
 
 use crate::{EngineOptions, Model, RuntimeError};
 use coexec_model::{LayerIdx, LinearKind};
@@ -26,6 +26,7 @@ use coexec_npu::{
     decoder::{Activation, SplitOptions, graph_name, split_context},
     profile,
 };
+use coexec_scheduler::CancelToken;
 use parking_lot::Mutex;
 use std::{
     collections::BTreeMap,
@@ -75,11 +76,16 @@ impl PreparedNpu {
     ///
     /// # Errors
     /// What the backend or its device refuses; [`RuntimeError::Schedule`] when a graph is missing.
-    pub fn open(backend: &dyn NpuBackend, model: &Model, options: &EngineOptions) -> Result<Self, RuntimeError> {
+    pub fn open(
+        backend: &dyn NpuBackend,
+        model: &Model,
+        options: &EngineOptions,
+        cancel: &CancelToken,
+    ) -> Result<Self, RuntimeError> {
         let chunk_lens = options.ladder();
         let span = tracing::info_span!("prepare", npu = backend.name(), ?chunk_lens);
         let _entered = span.enter();
-        let OpenNpu { contexts, device } = backend.open(model, &chunk_lens)?;
+        let OpenNpu { contexts, device } = backend.open(model, &chunk_lens, cancel)?;
         let find = |kind, layer, chunk_len| {
             let name = graph_name(kind, LayerIdx(layer), chunk_len);
             let found = contexts.iter().enumerate().find_map(|(i, c)| Some((i, c.graph(&name)?)));
@@ -201,14 +207,14 @@ pub fn split_spec(model: &Model, chunk_lens: &[usize]) -> Result<ContextSpec, Ru
     Ok(split_context(model.config(), calibration, &options)?)
 }
 
-/// A chip's profile by name.
+/// A chip's profile by name or by Qualcomm's number of the SoC.
 ///
 /// # Errors
 /// [`RuntimeError::Option`] for an unknown name.
 pub fn profile(name: &str) -> Result<DeviceProfile, RuntimeError> {
-    profile::chips::named(name).ok_or_else(|| RuntimeError::Option {
-        option: "--profile",
+    profile::chips::find(name).ok_or_else(|| RuntimeError::Option {
+        option: "--npu-profile",
         value: name.to_owned(),
-        reason: format!("use one of {}", profile::chips::NAMES.join(", ")),
+        reason: format!("use one of {}, or Qualcomm's number of the SoC", profile::chips::NAMES.join(", ")),
     })
 }

@@ -95,7 +95,7 @@ impl Session {
             if options.cancel.is_cancelled() {
                 break Err(RuntimeError::Cancelled);
             }
-            let lease = match inner.npus.lease(&inner.model, &inner.options, &mut trouble) {
+            let lease = match inner.npus.lease(&inner.model, &inner.options, &options.cancel, &mut trouble) {
                 Ok(lease) => lease,
                 Err(e) => break Err(e),
             };

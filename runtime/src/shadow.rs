@@ -99,7 +99,7 @@ pub struct Join<'a> {
     pub input_scale: f32,
     /// The linear's weights.
     pub weight: &'a Weight,
-    /// Whether codes are u16 (zero point 32768, a 256th of the scales); then there is no correction.
+    /// Whether codes are u16 (zero point 32768); then there is no correction.
     pub wide: bool,
 }
 
@@ -162,7 +162,7 @@ impl Join<'_> {
     ) -> usize {
         if self.wide {
             let codes = &part.codes[row * part.width * 2..][cols.start * 2..cols.end * 2];
-            return dequantize_u16(codes, part.scale / 256.0, out);
+            return dequantize_u16(codes, part.scale, out);
         }
         let codes = &part.codes[row * part.width..][cols];
         let ends = ctx.kernels.dequantize_u8(codes, part.scale, add, out);

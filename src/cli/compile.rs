@@ -1,6 +1,9 @@
 //! `coexec compile`: static graphs ahead of time, for a chip that need not be here; or the compiler's own estimates.
 
-use super::shared::{Format, packed, read_text};
+use super::{
+    progress::CompilePrinter,
+    shared::{Format, packed, quoted, read_text},
+};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use coexec::{
@@ -9,15 +12,15 @@ use coexec::{
     runtime::{
         Model,
         compile::{
-            self, ChildCompiler, CompileOptions, Compiler, ContextReport, EstimateReport, JobReply, JobRequest, JobTask,
+            self, ChildCompiler, CompileEvent, CompileOptions, Compiler, ContextReport, EstimateReport, JobReply,
+            JobRequest, JobTask,
         },
         error::chain,
-        npu::qnn::DEFAULT_CHIP,
+        npu::{WeightFit, qnn::DEFAULT_CHIP, weight_fit},
     },
 };
 use indicatif::HumanBytes;
 use std::{
-    io::{self, Read as _},
     ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
@@ -81,6 +84,9 @@ pub(crate) struct CompileArgs {
     /// Most tokens of the text
     #[arg(long, default_value_t = 512, value_name = "N")]
     calibration_tokens: usize,
+    /// Most graphs in one binary; less needs less memory to compile [default: what the chip takes and the memory allows]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    graphs_per_context: Option<u16>,
     /// One binary per chunk length, each with its own weights: larger, but it also loads in the emulation on x86-64
     #[arg(long)]
     no_weight_sharing: bool,
@@ -143,11 +149,16 @@ pub(crate) fn child_compiler(model: Option<&Path>) -> Compiler {
 
 impl CompileArgs {
     /// Ranges measured on the text, where graphs need some.
-    fn ranges(&self, model: &Model) -> anyhow::Result<Option<Ranges>> {
+    fn ranges(&self, model: &Model, cancel: &CancelToken) -> anyhow::Result<Option<Ranges>> {
         let Some(path) = &self.calibrate else { return Ok(None) };
         let mut tokens = model.require_tokenizer()?.encode(&read_text(path)?, Special::AddBos)?;
         tokens.truncate(self.calibration_tokens);
-        Ok(Some(compile::measure_ranges(model, &tokens)?))
+        let layers = model.config().num_hidden_layers;
+        eprintln!("measuring ranges of {layers} layers on {} tokens", tokens.len());
+        let bar = indicatif::ProgressBar::new(u64::from(layers));
+        let measured = compile::measure_ranges(model, &tokens, cancel, &mut |done| bar.set_position(u64::from(done)));
+        bar.finish_and_clear();
+        Ok(Some(measured?))
     }
 
     fn options(&self) -> CompileOptions {
@@ -175,6 +186,7 @@ impl CompileArgs {
             layers_per_graph: self.layers_per_graph,
             layers: self.layers.clone(),
             share_weights: !self.no_weight_sharing && self.chunk_len.len() * self.kv_lens() > 1,
+            graphs_per_context: self.graphs_per_context.map(usize::from),
             vtcm_mb: self.vtcm,
             hvx_threads: self.hvx_threads,
             optimization: self.optimization,
@@ -197,48 +209,83 @@ pub(crate) fn compile(args: &CompileArgs, cancel: &CancelToken) -> anyhow::Resul
         return estimate(args, cancel);
     }
     let out = args.out.as_deref().context("give a directory with -o")?;
-    let model = open(args.model.as_deref())?;
-    std::fs::create_dir_all(out).with_context(|| format!("cannot make `{}`", out.display()))?;
+    let is_new = !out.exists();
+    let done = open(args.model.as_deref()).and_then(|model| {
+        std::fs::create_dir_all(out).with_context(|| format!("cannot make `{}`", out.display()))?;
+        compile_to(args, &model, out, cancel)
+    });
+    if done.is_err() && is_new {
+        // Empty, unless somebody else uses it by now: then it stays.
+        let _ = std::fs::remove_dir(out);
+    }
+    done
+}
+
+fn compile_to(args: &CompileArgs, model: &Model, out: &Path, cancel: &CancelToken) -> anyhow::Result<()> {
     let text = args.format == Format::Text;
     let mut reports = Vec::new();
-    let options = CompileOptions { ranges: args.ranges(&model)?, ..args.options() };
-    let compiled =
-        compile::compile(&model, &options, args.qnn_lib.as_deref(), out, &args.compiler(), cancel, &mut |report| {
+    let mut plan = None;
+    let options = CompileOptions { ranges: args.ranges(model, cancel)?, ..args.options() };
+    let warnings = options.warnings(model);
+    warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    let printer = CompilePrinter::new("");
+    let mut progress = |event: &CompileEvent<'_>| match event {
+        CompileEvent::Context { report, .. } => {
             if text {
                 if reports.is_empty() {
                     println!("{}", header());
                 }
                 println!("{}", row(report));
             }
-            reports.push(report.clone());
-        })?;
-    if text {
-        let chip = &options.chip;
-        println!("\ncompiled for {chip} by QNN {} into {}", compiled.library, out.display());
-        if options.share_weights {
-            println!(
-                "graphs share weights: these binaries load on a phone, not in the emulation (--no-weight-sharing for that)"
-            );
+            reports.push((*report).clone());
         }
-        let place = if options.share_weights { " (on the phone)" } else { "" };
-        if options.placement == Placement::Split && options.activation == Activation::U8 && options.layers.is_none() {
-            println!("run them: coexec run --npu qnn --npu-profile {chip} --npu-dir {}{place}", out.display());
+        CompileEvent::Started(started) => {
+            plan = Some((*started).clone());
+            printer.print(event);
         }
-        println!("replay them: coexec selftest {}{place}", out.display());
-    } else {
+        event => printer.print(event),
+    };
+    let compiled =
+        compile::compile(model, &options, args.qnn_lib.as_deref(), out, &args.compiler(), cancel, &mut progress)?;
+    drop(printer);
+    if !text {
+        let json = serde_json::json!({
+            "library": compiled.library,
+            "options": options,
+            "plan": plan,
+            "warnings": warnings,
+            "contexts": summary(&reports),
+        });
+        println!("{json}");
+        return Ok(());
+    }
+    println!("\ncompiled for {} by QNN {} into {}", options.chip, compiled.library, out.display());
+    if options.share_weights {
         println!(
-            "{}",
-            serde_json::json!({ "library": compiled.library, "options": options, "contexts": summary(&reports) })
+            "graphs share weights: these binaries load on a phone, not in the emulation (--no-weight-sharing for that)"
         );
+    }
+    let place = if options.share_weights { "   # on the phone" } else { "" };
+    let dir = quoted(out);
+    let runs = options.placement == Placement::Split
+        && options.activation != Activation::F16
+        && options.layers.is_none()
+        && model.calibration().is_some()
+        && !matches!(weight_fit(model, options.weights_of(model)), WeightFit::Coarse(_));
+    if runs {
+        println!("run them: coexec run \"Hello\" --npu qnn --npu-dir {dir}{place}");
+    }
+    if options.record {
+        println!("replay them: coexec selftest {dir}{place}");
     }
     Ok(())
 }
 
 fn header() -> String {
-    let names = ["context", "graphs", "compile", "binary", "weights", "ratio"];
+    let names = ["context", "graphs", "compile", "memory", "binary", "weights", "ratio"];
     format!(
-        "{:<22} {:>7} {:>10} {:>12} {:>12} {:>7}  vs simulated NPU",
-        names[0], names[1], names[2], names[3], names[4], names[5]
+        "{:<22} {:>7} {:>10} {:>12} {:>12} {:>12} {:>7}  vs simulated NPU",
+        names[0], names[1], names[2], names[3], names[4], names[5], names[6]
     )
 }
 
@@ -251,6 +298,8 @@ fn summary(reports: &[ContextReport]) -> Vec<serde_json::Value> {
             "compile_ms": r.compile_ms,
             "binary_bytes": r.binary_bytes,
             "weight_bytes": r.weight_bytes,
+            "expected_peak_bytes": r.expected_peak_bytes,
+            "peak_rss_bytes": r.peak_rss_bytes,
             "against_sim": r.against_sim,
         })
     };
@@ -267,10 +316,11 @@ fn row(r: &ContextReport) -> String {
         ),
     };
     format!(
-        "{:<22} {:>7} {:>8.2} s {:>12} {:>12} {:>7.3}  {against}",
+        "{:<22} {:>7} {:>8.2} s {:>12} {:>12} {:>12} {:>7.3}  {against}",
         r.context.manifest.spec.name,
         r.graphs,
         r.compile_ms / 1e3,
+        r.peak_rss_bytes.map_or_else(|| "–".to_owned(), |bytes| HumanBytes(bytes).to_string()),
         HumanBytes(r.binary_bytes).to_string(),
         HumanBytes(r.weight_bytes).to_string(),
         r.binary_bytes as f64 / r.weight_bytes.max(1) as f64,
@@ -286,7 +336,7 @@ fn estimate(args: &CompileArgs, cancel: &CancelToken) -> anyhow::Result<()> {
     let request =
         JobRequest { options, library_dir: args.qnn_lib.clone(), shape: args.shape.clone(), task: JobTask::Estimate };
     let model = if args.shape.is_none() { Some(open(args.model.as_deref())?) } else { None };
-    let JobReply::Estimate(report) = args.compiler().run(&request, model.as_ref(), cancel)? else {
+    let JobReply::Estimate(report) = args.compiler().run(&request, model.as_ref(), cancel, &mut || {})? else {
         anyhow::bail!("the compile job answered something else; this is a bug of coexec");
     };
     match args.format {
@@ -299,13 +349,14 @@ fn estimate(args: &CompileArgs, cancel: &CancelToken) -> anyhow::Result<()> {
 fn estimate_text(report: &EstimateReport) -> String {
     let o = &report.options;
     let mut text = format!(
-        "{}, chip {}; placement {}, {:?} activations, {} layers\n\n{:<26} {:>5} {:>12} {:>9} {:>12} {:>12} {:>9}\n",
+        "{}, chip {}; placement {}, {} weights, {} layers\n\n{:<26} {:>4} {:>5} {:>12} {:>9} {:>12} {:>12} {:>9}\n",
         report.source,
         report.chip,
         o.placement.name(),
-        o.activation,
+        o.weights.map_or("i8", NpuWeights::name),
         report.layers,
         "graph",
+        "type",
         "count",
         "cycles",
         "us",
@@ -318,8 +369,9 @@ fn estimate_text(report: &EstimateReport) -> String {
     for g in &report.graphs {
         let e = &g.estimate;
         text.push_str(&format!(
-            "{:<26} {:>5} {:>12} {:>9} {:>12} {:>12} {:>9}\n",
+            "{:<26} {:>4} {:>5} {:>12} {:>9} {:>12} {:>12} {:>9}\n",
             g.graph,
+            g.activation.name(),
             format!("x{}", g.count),
             number(e.cycles),
             number(e.us),
@@ -348,14 +400,8 @@ fn estimate_text(report: &EstimateReport) -> String {
 
 /// `coexec compile-job`: one job, asked for on stdin, answered on stdout.
 pub(crate) fn job(args: &JobArgs) -> anyhow::Result<()> {
-    let mut json = String::new();
-    io::stdin().read_to_string(&mut json).context("cannot read the job from stdin")?;
-    let request: JobRequest =
-        serde_json::from_str(&json).context("no compile job on stdin; this command is internal")?;
-    let model = if request.shape.is_none() { Some(open(args.model.as_deref())?) } else { None };
-    let reply = compile::run_job(&request, model.as_ref()).unwrap_or_else(|e| JobReply::Error(chain(&e)));
-    println!("{}", serde_json::to_string(&reply)?);
-    Ok(())
+    let model = || open(args.model.as_deref()).map_err(|e| chain(e.as_ref()));
+    compile::serve_job(model).map_err(|e| anyhow::anyhow!("{e}"))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `coexec doctor`: what stands between this process and the NPU, and what to do about it.
 
-use super::shared::{Format, state_dir};
+use super::shared::{Format, cache, state_dir};
 use anyhow::Context as _;
 use clap::Args;
 use coexec::runtime::{
@@ -33,7 +33,8 @@ pub(crate) fn doctor(args: &DoctorArgs) -> anyhow::Result<()> {
         let cleared = marker::clear(dir).with_context(|| format!("cannot clear markers in `{}`", dir.display()))?;
         eprintln!("{cleared} markers of crashed runs cleared");
     }
-    let report = examine(&DoctorOptions { chip: args.soc.clone(), library_dir: args.qnn_lib.clone(), state_dir });
+    let (chip, library_dir) = (args.soc.clone(), args.qnn_lib.clone());
+    let report = examine(&DoctorOptions { chip, library_dir, state_dir, cache: cache()? });
     match args.format {
         Format::Json => println!("{}", serde_json::to_string(&report)?),
         Format::Text => print!("{}", text(&report)),

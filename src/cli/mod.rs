@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong arguments, 130 cancelled by Ctrl-C.
 
 mod bench;
+mod cache;
 mod compile;
 mod doctor;
 mod eval;
@@ -11,6 +12,7 @@ mod import;
 mod inspect;
 mod limits;
 mod plan;
+mod progress;
 mod run;
 mod schedule;
 mod selftest;
@@ -63,6 +65,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Replay a compiled model's recorded results on this machine's NPU
     Selftest(selftest::SelftestArgs),
+    /// Show or clear what is kept of compiled models
+    Cache(cache::CacheArgs),
     /// Show what a .coexec file holds
     Inspect(inspect::InspectArgs),
     /// Show chunks, placement and task graph of a prefill
@@ -177,7 +181,8 @@ fn dispatch(command: Option<Command>, cancel: &CancelToken) -> anyhow::Result<()
         Some(Command::CompileJob(args)) => compile::job(&args),
         Some(Command::NpuServer) => Ok(coexec::npu::remote::serve_stdio(coexec::npu::remote::open_qnn)?),
         Some(Command::Doctor(args)) => doctor::doctor(&args),
-        Some(Command::Selftest(args)) => selftest::selftest(&args),
+        Some(Command::Selftest(args)) => selftest::selftest(&args, cancel),
+        Some(Command::Cache(args)) => cache::run(&args),
         Some(Command::Inspect(args)) => inspect::inspect(&args),
         Some(Command::Plan(args)) => plan::plan(&args),
         Some(Command::Simulate(args)) => simulate::simulate(&args),

@@ -114,7 +114,7 @@ impl RunArgs {
         match (&self.prompt, &self.prompt_file) {
             (Some(prompt), _) => Ok(prompt.clone()),
             (None, Some(path)) => read_text(path),
-            (None, None) if self.engine.model.is_none() => Ok(default_prompt().to_owned()),
+            (None, None) if self.engine.model_path()?.is_none() => Ok(default_prompt().to_owned()),
             (None, None) => anyhow::bail!("no prompt: give one as an argument or with --prompt-file"),
         }
     }
@@ -163,6 +163,8 @@ pub(crate) fn run(args: &RunArgs, cancel: &CancelToken) -> anyhow::Result<()> {
         draft_tokens: usize::from(args.draft),
         cancel: cancel.clone(),
     };
+    // Graphs that are compiled now are told of before the text begins.
+    engine.prepare_npu(cancel)?;
     let text = args.format == Format::Text;
     if text && !args.chat {
         print_piece(&prompt)?;

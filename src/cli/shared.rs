@@ -1,14 +1,16 @@
 //! Arguments that several commands have, and how a model is opened from them.
 
+use super::progress::CompilePrinter;
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use coexec::{
     Engine, EngineOptions, KvDtype, NpuChoice, PolicyKind, ScheduleChoice,
     model::packed::PackedFile,
-    npu::qnn::PerformancePolicy,
+    npu::{decoder::Activation, qnn::PerformancePolicy},
     runtime::{
+        cache::{self, Cache},
         compile::CompiledModel,
-        npu::{NpuProcess, QnnChoice},
+        npu::{NpuProcess, QnnChoice, qnn::DEFAULT_CHIP},
         options::CHUNK_LENS,
     },
 };
@@ -77,10 +79,12 @@ pub(crate) struct EngineArgs {
     /// NPU for prefill: qnn (Qualcomm's library), sim (simulated), none or auto
     #[arg(long, default_value = "auto")]
     npu: String,
-    /// Chip that the NPU is, or is emulated or simulated as: sm8550, sm8650, sm8750, sm8850
-    #[arg(long, default_value = "sm8650", value_name = "CHIP")]
-    npu_profile: String,
-    /// A compiled model (`coexec compile -o DIR`) for --npu qnn; without it one is compiled on first use and kept
+    /// Chip that the NPU is, or is emulated or simulated as: sm8550, sm8650, sm8750, sm8850, or Qualcomm's number of the SoC
+    /// [default: sm8650, or that of --npu-dir]
+    #[arg(long, value_name = "CHIP")]
+    npu_profile: Option<String>,
+    /// A compiled model (`coexec compile -o DIR`) for --npu qnn: its model, chip, chunk lengths and activations are taken unless
+    /// others are given. Without it one is compiled on first use and kept
     #[arg(long, value_name = "DIR")]
     npu_dir: Option<PathBuf>,
     /// Folder of Qualcomm's libraries; searched without it
@@ -139,18 +143,56 @@ fn parse_bytes(s: &str) -> Result<u64, String> {
 }
 
 impl EngineArgs {
+    /// The index of --npu-dir.
+    fn compiled(&self) -> anyhow::Result<Option<CompiledModel>> {
+        Ok(self.npu_dir.as_deref().map(CompiledModel::read).transpose()?)
+    }
+
+    /// The model's file: the one that was named, or the one that --npu-dir was compiled from; `None` is the embedded model.
+    pub(crate) fn model_path(&self) -> anyhow::Result<Option<PathBuf>> {
+        match (&self.model, &self.npu_dir, self.compiled()?) {
+            (None, Some(dir), Some(compiled)) => Ok(compiled.model_file(dir)?.map(Path::to_owned)),
+            (model, ..) => Ok(model.clone()),
+        }
+    }
+
+    fn npu(&self) -> anyhow::Result<NpuChoice> {
+        Ok(match (self.npu.parse::<NpuChoice>()?, &self.npu_dir) {
+            // A compiled model is a choice of that NPU.
+            (NpuChoice::Auto, Some(_)) => NpuChoice::Qnn,
+            (choice @ (NpuChoice::Sim | NpuChoice::None), Some(_)) => {
+                let name = if choice == NpuChoice::Sim { "sim" } else { "none" };
+                anyhow::bail!(
+                    "option --npu-dir: a compiled model is for --npu qnn, not for {name}; leave one of them out"
+                )
+            }
+            (choice, _) => choice,
+        })
+    }
+
     pub(crate) fn options(&self) -> anyhow::Result<EngineOptions> {
+        let compiled = self.compiled()?;
         let options = EngineOptions {
             threads: self.threads,
             cores: self.cores.parse::<coexec_cpu::Cores>()?,
             kernels: self.kernels.clone(),
-            npu: self.npu.parse::<NpuChoice>()?,
-            chunk_lens: self.chunk_lens()?,
-            npu_profile: self.npu_profile.clone(),
+            npu: self.npu()?,
+            chunk_lens: match &compiled {
+                _ if !self.chunk_len.is_empty() => self.chunk_len.clone(),
+                Some(compiled) => compiled.options.chunk_lens.clone(),
+                None => CHUNK_LENS.to_vec(),
+            },
+            npu_profile: match (&self.npu_profile, &compiled) {
+                (Some(chip), _) => chip.clone(),
+                (None, Some(compiled)) => compiled.options.chip.clone(),
+                (None, None) => DEFAULT_CHIP.to_owned(),
+            },
             qnn: QnnChoice {
                 library_dir: self.qnn_lib.clone(),
                 compiled_dir: self.npu_dir.clone(),
-                compiler: super::compile::child_compiler(self.model.as_deref()),
+                cache_limit_bytes: Some(cache_limit()?),
+                compiler: super::compile::child_compiler(self.model_path()?.as_deref()),
+                progress: CompilePrinter::first_use(),
                 performance: match self.npu_performance {
                     Performance::Burst => PerformancePolicy::Burst,
                     Performance::Sustained => PerformancePolicy::Sustained,
@@ -163,7 +205,13 @@ impl EngineArgs {
             },
             policy: self.policy.parse::<PolicyKind>()?,
             schedule: match (self.activations, self.prune) {
-                (Activations::Auto, None) => ScheduleChoice::File,
+                (Activations::Auto, None) => match &compiled {
+                    Some(compiled) if compiled.options.activation == Activation::U16 => ScheduleChoice::Wide,
+                    Some(compiled) => {
+                        compiled.options.schedule.clone().map_or(ScheduleChoice::File, ScheduleChoice::Given)
+                    }
+                    None => ScheduleChoice::File,
+                },
                 (Activations::Auto | Activations::Shadow, rate) => {
                     ScheduleChoice::Shadow { pruning_rate: rate.unwrap_or(0.0) }
                 }
@@ -195,17 +243,8 @@ impl EngineArgs {
         })
     }
 
-    /// The ladder of chunk lengths: asked for, or those that a compiled model has.
-    fn chunk_lens(&self) -> anyhow::Result<Vec<usize>> {
-        Ok(match &self.npu_dir {
-            _ if !self.chunk_len.is_empty() => self.chunk_len.clone(),
-            Some(dir) => CompiledModel::read(dir)?.options.chunk_lens,
-            None => CHUNK_LENS.to_vec(),
-        })
-    }
-
     pub(crate) fn packed(&self) -> anyhow::Result<PackedFile> {
-        packed(self.model.as_deref())
+        packed(self.model_path()?.as_deref())
     }
 
     pub(crate) fn engine(&self) -> anyhow::Result<Engine> {
@@ -216,6 +255,29 @@ impl EngineArgs {
     pub(crate) fn model_name(&self) -> String {
         self.model.as_ref().map_or_else(|| "demo (embedded)".to_owned(), |p| p.display().to_string())
     }
+}
+
+/// Most bytes of the cache: `COEXEC_CACHE_LIMIT`, e.g. 4G.
+fn cache_limit() -> anyhow::Result<u64> {
+    match std::env::var("COEXEC_CACHE_LIMIT") {
+        Ok(text) if !text.is_empty() => {
+            parse_bytes(&text).map_err(|reason| anyhow::anyhow!("COEXEC_CACHE_LIMIT = {text}: {reason}"))
+        }
+        _ => Ok(cache::DEFAULT_LIMIT_BYTES),
+    }
+}
+
+/// Where compiled models are kept; `None` without a home directory.
+pub(crate) fn cache() -> anyhow::Result<Option<Cache>> {
+    let limit = cache_limit()?;
+    Ok(cache::default_dir().map(|dir| Cache::new(dir, limit)))
+}
+
+/// A path as a shell takes it.
+pub(crate) fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+,:@%=".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 /// Where markers of NPU runs are kept: `COEXEC_STATE_DIR`, else `coexec` in the user's directory for state.
@@ -296,6 +358,14 @@ mod tests {
         assert_eq!(of(&[home, ("XDG_STATE_HOME", "s")]), Some("/home/x/.local/state/coexec".into()));
         assert_eq!(of(&[home, ("XDG_STATE_HOME", "/s"), ("COEXEC_STATE_DIR", "d")]), Some("d".into()));
         assert_eq!(of(&[]), None);
+    }
+
+    #[test]
+    fn paths_are_quoted_for_a_shell() {
+        let of = |path: &str| quoted(Path::new(path));
+        assert_eq!(of("out/d-1.x"), "out/d-1.x");
+        assert_eq!(of("my models/it's"), "'my models/it'\\''s'");
+        assert_eq!(of(""), "''");
     }
 
     #[test]

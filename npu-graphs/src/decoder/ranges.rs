@@ -1,13 +1,17 @@
 //! How large the numbers of each tensor get: what encodings of u8 and u16 graphs are made from.
 
 use super::{
-    Activation, BuildError, LayerOptions, NpuWeights, layer_context, masked_value, parts::name, split::scales_of,
+    Activation, BuildError, LayerOptions, NpuWeights, layer_context, masked_value, parts::name, split::codes_of,
 };
 use crate::{GraphId, NpuError, WeightSource, sim::Observer};
 use coexec_cpu::{Ctx, Pool, RopeTable};
-use coexec_model::{Calibration, DecoderConfig, LayerIdx, LayerTensor, LinearKind, TensorName};
+use coexec_model::{Calibration, DecoderConfig, LayerIdx, LayerTensor, LinearKind, TensorName, Treatment};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fmt, ops::Range};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::{ControlFlow, Range},
+};
 
 /// A tensor of a layer whose encoding depends on the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -165,8 +169,8 @@ impl Ranges {
     /// by √2, scores by what the largest query and key could give (at most 64), the residual stream by 6 (embeddings are
     /// not in calibration) plus what each layer adds.
     ///
-    /// Calibration clips the outliers that placement `split` adds back on the CPU. Graphs without that lose them:
-    /// [`Self::measure`] gives better ranges.
+    /// Nothing is added back on the CPU here, so the scales are those that calibration has for that: [`Treatment::Plain`] in
+    /// u8, [`Treatment::Wide`] in u16. [`Self::measure`] gives better ranges.
     ///
     /// # Errors
     /// When calibration does not fit the model or a bias cannot be read.
@@ -174,13 +178,17 @@ impl Ranges {
         config: &DecoderConfig,
         calibration: &Calibration,
         weights: &dyn WeightSource,
+        activation: Activation,
     ) -> Result<Self, BuildError> {
+        let treatment = if activation == Activation::U8 { Treatment::Plain } else { Treatment::Wide };
         let mut residual = 6.0f32;
         let mut layers = Vec::new();
         for layer in (0..config.num_hidden_layers).map(LayerIdx) {
-            let scales = |kind| scales_of(calibration, layer, kind, config.linear_parts(kind).len());
-            let input = |kind| Ok::<f32, BuildError>(scales(kind)?.scales().0 * 127.0);
-            let output = |kind, part: usize| Ok::<f32, BuildError>(scales(kind)?.scales().1[part] * 127.0);
+            let codes = |kind| codes_of(calibration, Some(treatment), layer, kind, config.linear_parts(kind).len());
+            let input = |kind| Ok::<f32, BuildError>(codes(kind)?.input_range());
+            // There is one per part.
+            let output =
+                |kind, part: usize| Ok::<f32, BuildError>(codes(kind)?.output_ranges().nth(part).unwrap_or_default());
             let biases = largest_biases(config, layer, weights)?;
             let part = |part: usize| Ok::<f32, BuildError>(output(LinearKind::Qkv, part)? + biases[part]);
             let (q, k, v) = (part(0)?, part(1)?, part(2)?);
@@ -217,7 +225,8 @@ impl Ranges {
     }
 
     /// Runs every layer in f16 with INT8 weights on the simulated device, over prompts of embedded tokens (`[tokens, hidden]`
-    /// each, position 0 first), and takes the largest magnitudes.
+    /// each, position 0 first), and takes the largest magnitudes. `ready` is told how many layers are done, and may stop it:
+    /// then there are none.
     ///
     /// # Errors
     /// When there are no prompts, a prompt is not whole rows, or weights cannot be read.
@@ -226,9 +235,10 @@ impl Ranges {
         weights: &dyn WeightSource,
         prompts: &[&[f32]],
         threads: usize,
-    ) -> Result<Self, BuildError> {
+        ready: &mut dyn FnMut(u32) -> ControlFlow<()>,
+    ) -> Result<Option<Self>, BuildError> {
         let hidden = config.hidden_size as usize;
-        let bad = |reason: &str| Err(BuildError::Config { reason: reason.to_owned() });
+        let bad = |reason: &str| Err::<Option<Self>, _>(BuildError::Config { reason: reason.to_owned() });
         if prompts.is_empty() || prompts.iter().any(|p| p.is_empty() || hidden == 0 || p.len() % hidden != 0) {
             return bad("ranges are measured on at least one prompt of whole rows of the hidden size");
         }
@@ -271,8 +281,11 @@ impl Ranges {
                 output = stream.iter().fold(output, |m, v| m.max(v.abs()));
             }
             layers.push(ranges);
+            if ready(layer + 1).is_break() {
+                return Ok(None);
+            }
         }
-        Ok(Self { source: RangeSource::Measured, layers, output: output.max(f32::MIN_POSITIVE) })
+        Ok(Some(Self { source: RangeSource::Measured, layers, output: output.max(f32::MIN_POSITIVE) }))
     }
 
     /// The range of a tensor; layer = number of layers with [`Role::Residual`] is [`Self::output`].

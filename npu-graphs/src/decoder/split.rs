@@ -3,11 +3,9 @@
 //! Each graph takes one activation `x` `[1, 1, chunk_len, K]` and gives one output per part (`q` `k` `v`, `o`, `gate` `up`,
 //! `down`), each `[1, 1, chunk_len, part]` with its own scale. Biases are added on the CPU, where the parts are consumed.
 
-use super::{
-    Activation, BuildError, NpuWeights, ZERO_POINT_U8, ZERO_POINT_U16, check_chunk_lens, check_groups, dim, layers_of,
-};
+use super::{Activation, BuildError, NpuWeights, check_chunk_lens, check_groups, dim, layers_of};
 use crate::{ContextSpec, Encoding, GraphSpec, OpSpec, TensorSpec, WeightSpec};
-use coexec_model::{Calibration, DecoderConfig, LayerIdx, LinearKind, TensorName, Treatment};
+use coexec_model::{Calibration, DecoderConfig, LayerIdx, LinearCodes, LinearKind, TensorName, Treatment};
 use std::ops::Range;
 
 /// What [`split_context`] builds.
@@ -42,9 +40,9 @@ pub fn part_names(kind: LinearKind) -> &'static [&'static str] {
     }
 }
 
-/// The graphs of placement `split`. Scales are those of calibration in u8 (zero point 128), a 256th of them in u16 (zero
-/// point 32768), so both cover the same range; f16 uses none and takes any calibration. Of linears that calibration has as
-/// [`Treatment::Wide`] the graphs in u8 are in u16.
+/// The graphs of placement `split`, with the codes that calibration has for how each linear runs ([`LinearCodes`]). In u8 a
+/// linear runs as calibration says: of [`Treatment::Wide`] ones the graphs are in u16. In u16 all of them are
+/// [`Treatment::Wide`]. f16 takes any calibration and uses none of it.
 ///
 /// # Errors
 /// When calibration does not fit the model, a chunk length is 0 or given twice, or sizes are out of every device's range.
@@ -120,36 +118,33 @@ fn encodings(
     if activation == Activation::F16 {
         return Ok((activation, Encoding::None, vec![Encoding::None; parts]));
     }
-    let linear = scales_of(calibration, layer, kind, parts)?;
-    let wide = activation == Activation::U16 || linear.treatment == Treatment::Wide;
-    let activation = if wide { Activation::U16 } else { Activation::U8 };
-    let of = |scale: &f32| match activation {
-        Activation::U8 => Encoding::Tensor { scale: *scale, zero_point: ZERO_POINT_U8 },
-        Activation::U16 => Encoding::Tensor { scale: *scale / 256.0, zero_point: ZERO_POINT_U16 },
-        Activation::F16 => Encoding::None,
-    };
-    let (input, outputs) = linear.scales();
-    Ok((activation, of(&input), outputs.iter().map(of).collect()))
+    let treatment = if activation == Activation::U16 { Some(Treatment::Wide) } else { None };
+    let codes = codes_of(calibration, treatment, layer, kind, parts)?;
+    let activation = if codes.wide { Activation::U16 } else { Activation::U8 };
+    let of = |scale: f32| Encoding::Tensor { scale, zero_point: i32::from(codes.zero_point()) };
+    Ok((activation, of(codes.input_step()), codes.output_steps().map(of).collect()))
 }
 
-/// The calibration of a linear, checked: one positive output scale per part.
-pub(super) fn scales_of(
+/// The codes of a linear, in the way that calibration says it runs unless another is given; checked: one positive step per
+/// part.
+pub(super) fn codes_of(
     calibration: &Calibration,
+    treatment: Option<Treatment>,
     layer: LayerIdx,
     kind: LinearKind,
     parts: usize,
-) -> Result<&coexec_model::LinearCalibration, BuildError> {
+) -> Result<LinearCodes<'_>, BuildError> {
     let bad = |reason: String| BuildError::Calibration { layer: layer.0, kind, reason };
     let linear = calibration.linear(layer, kind).ok_or_else(|| bad("has no entry for it".to_owned()))?;
-    let (input, outputs) = linear.scales();
-    if outputs.len() != parts {
-        let found = outputs.len();
+    let codes = linear.codes_for(treatment.unwrap_or(linear.treatment));
+    let found = codes.output_steps().len();
+    if found != parts {
         return Err(bad(format!("has {found} output scales, the linear has {parts} parts")));
     }
-    for scale in outputs.iter().chain([&input]) {
-        if !(scale.is_normal() && *scale > 0.0) {
-            return Err(bad(format!("has scale {scale}, not a positive number")));
+    for step in codes.output_steps().chain([codes.input_step()]) {
+        if !(step.is_normal() && step > 0.0) {
+            return Err(bad(format!("has scale {step}, not a positive number")));
         }
     }
-    Ok(linear)
+    Ok(codes)
 }

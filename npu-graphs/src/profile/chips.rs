@@ -48,13 +48,28 @@ pub(crate) const HTP_OPS: [OpSupport; 11] = {
 };
 
 const HTP_SOURCE: &str = "ops and encodings: measured on QNN HTP 2.51 (x86-64); memory: 2 GB per context binary and \
-    about 3.5 GB per process are what is reported for Hexagon's 32-bit address space; 60 kB per graph measured";
+    about 3.5 GB per process are what is reported for Hexagon's 32-bit address space; 60 kB per graph and at most 256 graphs \
+    per context with shared weights (code 5007 beyond) measured";
+
+/// The simulated device's profile of a chip by name or by Qualcomm's number of the SoC; a number that no row has is taken as
+/// one that computes what HTP v73 does. `None` for other texts.
+#[must_use]
+pub fn find(chip: &str) -> Option<DeviceProfile> {
+    let number = chip.parse::<u32>().ok();
+    let numbered = || NAMES.iter().filter_map(|name| named(name)).find(|p| number.is_some() && p.soc_id == number);
+    let other = || {
+        let (soc_id, base) = (number?, named("sm8550")?);
+        let (name, device) = (format!("soc{soc_id}"), format!("sim:soc{soc_id}"));
+        Some(DeviceProfile { name, device, soc_id: Some(soc_id), arch: None, ..base })
+    };
+    named(chip).or_else(numbered).or_else(other)
+}
 
 /// The simulated device's profile of a chip; `None` for a name not in [`NAMES`].
 ///
 /// | name | chip | arch | default timing model |
 /// |---|---|---|---|
-/// | `ideal` | none: every op that `sim` has, no memory limit | – | none |
+/// | `ideal` | none: every op that `sim` has, no limits | – | none |
 /// | `sm8550` | Snapdragon 8 Gen 2, SoC id 43 | v73 | Qualcomm's compiler estimate for SoC 77 (v73 at 1.5 GHz) |
 /// | `sm8650` | Snapdragon 8 Gen 3, SoC id 57 | v75 | the llm.npu paper's Table 3 (Redmi K70 Pro) |
 /// | `sm8750` | Snapdragon 8 Elite, SoC id 69 | v79 | Qualcomm's compiler estimate for SoC 77 (an older chip: too slow) |
@@ -71,6 +86,7 @@ pub fn named(name: &str) -> Option<DeviceProfile> {
         ops: HTP_OPS.to_vec(),
         max_context_bytes: 2 << 30,
         max_device_bytes: 3584 << 20,
+        max_sharing_graphs: 256,
         graph_overhead_bytes: 60_000,
         max_buffer_bytes: 1 << 28,
         max_in_flight: 64,
@@ -84,11 +100,12 @@ pub fn named(name: &str) -> Option<DeviceProfile> {
         "sm8750" => chip(69, "v79", TimingModel::QualcommEstimateSoc77),
         "sm8850" => chip(87, "v81", TimingModel::QualcommEstimateSoc77),
         "ideal" => DeviceProfile {
-            source: "an idealisation: HTP's linears with HTP's rounding, no memory limit, no time".to_owned(),
+            source: "an idealisation: HTP's linears with HTP's rounding, no limits, no time".to_owned(),
             soc_id: None,
             arch: None,
             max_context_bytes: u64::MAX,
             max_device_bytes: u64::MAX,
+            max_sharing_graphs: usize::MAX,
             max_buffer_bytes: 1 << 30,
             timing: None,
             ..chip(0, "", TimingModel::QualcommEstimateSoc77)

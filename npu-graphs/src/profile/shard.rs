@@ -5,13 +5,15 @@ use crate::{ContextSpec, GraphSpec, NpuError, OpSpec, WeightSpec};
 use std::collections::HashSet;
 
 impl DeviceProfile {
-    /// Contexts that each fit [`Self::max_context_bytes`], named `NAME.0`, `NAME.1`, … in the order of the graphs; one
-    /// context of the same name when all fits. Graphs that share weights and follow each other (the chunk lengths of a
-    /// linear) stay together, so no weight is there twice.
+    /// Contexts that each keep this device's limits (bytes, and graphs where they share weights) and hold at most
+    /// `most_graphs` graphs, where that is given and one linear's chunk lengths are not more. They are named `NAME.0`,
+    /// `NAME.1`, … in the order of the graphs; one context of the same name when all fits. Graphs that share weights and
+    /// follow each other (the chunk lengths of a linear) stay together, so no weight is there twice.
     ///
     /// # Errors
-    /// [`NpuError::ContextTooLarge`] when graphs that share weights do not fit one context, or all do not fit the device.
-    pub fn shard(&self, spec: &ContextSpec) -> Result<Vec<ContextSpec>, NpuError> {
+    /// [`NpuError::ContextTooLarge`] or [`NpuError::TooManyGraphs`] when graphs that share weights do not fit one context,
+    /// or all do not fit the device.
+    pub fn shard(&self, spec: &ContextSpec, most_graphs: Option<usize>) -> Result<Vec<ContextSpec>, NpuError> {
         let too_large = |context: &str, needed_bytes, limit_bytes| NpuError::ContextTooLarge {
             device: self.device.clone(),
             context: context.to_owned(),
@@ -22,7 +24,9 @@ impl DeviceProfile {
         if total > self.max_device_bytes {
             return Err(too_large(&spec.name, total, self.max_device_bytes));
         }
-        if total <= self.max_context_bytes {
+        let limit = if spec.shares_weights() { self.max_sharing_graphs } else { usize::MAX };
+        let most_graphs = most_graphs.unwrap_or(usize::MAX).min(limit);
+        if total <= self.max_context_bytes && spec.graphs.len() <= most_graphs {
             return Ok(vec![spec.clone()]);
         }
         let mut shards: Vec<ContextSpec> = Vec::new();
@@ -33,8 +37,19 @@ impl DeviceProfile {
             if bytes > self.max_context_bytes {
                 return Err(too_large(&group[0].name, bytes, self.max_context_bytes));
             }
+            if group.len() > limit {
+                return Err(NpuError::TooManyGraphs {
+                    device: self.device.clone(),
+                    context: group[0].name.clone(),
+                    graphs: group.len(),
+                    limit,
+                });
+            }
             match shards.last_mut() {
-                Some(last) if used_bytes.saturating_add(bytes) <= self.max_context_bytes => {
+                Some(last)
+                    if used_bytes.saturating_add(bytes) <= self.max_context_bytes
+                        && last.graphs.len() + group.len() <= most_graphs =>
+                {
                     last.graphs.extend(part.graphs);
                     used_bytes += bytes;
                 }

@@ -14,7 +14,7 @@ use crate::{
 use parking_lot::Mutex;
 use qnn_sys::{HtpLibrary, SystemLibrary, find};
 use std::{
-    collections::HashSet,
+    ops::ControlFlow,
     path::{Path, PathBuf},
     sync::{Arc, Weak},
 };
@@ -181,9 +181,24 @@ impl QnnDevice {
         weights: &dyn WeightSource,
         want_estimate: bool,
     ) -> Result<QnnContext, NpuError> {
+        let made = self.compile_watched(spec, weights, want_estimate, &mut || ControlFlow::Continue(()))?;
+        made.ok_or_else(|| NpuError::Blob { reason: "compiling was stopped".to_owned() })
+    }
+
+    /// The same, calling `ready` after each graph, which may stop it; `None` when it did.
+    ///
+    /// # Errors
+    /// As [`NpuDevice::prepare`].
+    pub fn compile_watched(
+        &self,
+        spec: &ContextSpec,
+        weights: &dyn WeightSource,
+        want_estimate: bool,
+        ready: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<Option<QnnContext>, NpuError> {
         let shared = &self.shared;
         shared.profile.check(spec)?;
-        let weight_sharing = shared.options.weight_sharing && shares_weights(spec);
+        let weight_sharing = shared.options.weight_sharing && spec.shares_weights();
         let options = self.context_options(spec, weight_sharing);
         let context = RawContext::create(&shared.raw, &options)?;
         let mut graphs = Vec::with_capacity(spec.graphs.len());
@@ -195,9 +210,12 @@ impl QnnDevice {
             tracing::debug!(target: "qnn", "graph {} finalised in {} µs", report.graph, report.finalize_us);
             reports.push(report);
             graphs.push(graph);
+            if ready().is_break() {
+                return Ok(None);
+            }
         }
         let versions = self.versions(weight_sharing);
-        self.start(context, graphs, spec.clone(), versions, reports)
+        self.start(context, graphs, spec.clone(), versions, reports).map(Some)
     }
 
     /// Loads a context binary with its concrete type; see [`NpuDevice::load`].
@@ -276,17 +294,6 @@ impl DeviceState {
             optimization_level: self.options.optimization_level,
         }
     }
-}
-
-/// Whether two graphs name the same weights.
-fn shares_weights(spec: &ContextSpec) -> bool {
-    let mut seen = HashSet::new();
-    spec.graphs.iter().any(|graph| {
-        let of_graph: HashSet<_> = graph.nodes.iter().filter_map(crate::OpSpec::weights).collect();
-        let shared = of_graph.iter().any(|w| seen.contains(w));
-        seen.extend(of_graph);
-        shared
-    })
 }
 
 impl NpuDevice for QnnDevice {

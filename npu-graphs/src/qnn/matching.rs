@@ -40,15 +40,12 @@ pub(super) fn check_versions(
 
 /// Compares the binary's graphs with the spec's: names, and every bound tensor's name, dimensions, type and encoding.
 pub(super) fn check_graphs(spec: &ContextSpec, info: &BinaryInfo) -> Result<(), NpuError> {
-    let names = |all: &mut dyn Iterator<Item = &String>| {
-        let mut names: Vec<_> = all.cloned().collect();
-        names.sort();
-        names.join(" ")
-    };
-    let wanted = names(&mut spec.graphs.iter().map(|g| &g.name));
-    let found = names(&mut info.graphs.iter().map(|g| &g.name));
-    if wanted != found {
-        return differ("graphs", wanted, found);
+    let missing = spec.graphs.iter().find(|g| !info.graphs.iter().any(|i| i.name == g.name));
+    if let Some(graph) = missing {
+        return differs(&graph.name, "the graph itself", "one".to_owned(), "none of that name".to_owned());
+    }
+    if let Some(graph) = info.graphs.iter().find(|i| !spec.graphs.iter().any(|g| g.name == i.name)) {
+        return differs(&graph.name, "the graph itself", "none of that name".to_owned(), "one".to_owned());
     }
     for graph in &spec.graphs {
         if let Some(found) = info.graphs.iter().find(|g| g.name == graph.name) {
@@ -59,16 +56,18 @@ pub(super) fn check_graphs(spec: &ContextSpec, info: &BinaryInfo) -> Result<(), 
 }
 
 fn check_graph(spec: &GraphSpec, info: &GraphInfo) -> Result<(), NpuError> {
-    for (wanted, found) in [(&spec.inputs, &info.inputs), (&spec.outputs, &info.outputs)] {
+    for (side, wanted, found) in [("input", &spec.inputs, &info.inputs), ("output", &spec.outputs, &info.outputs)] {
         if wanted.len() != found.len() {
-            let wanted = format!("`{}` with {} tensors", spec.name, wanted.len());
-            return differ("graphs", wanted, format!("{} tensors", found.len()));
+            let what = format!("number of {side}s");
+            return differs(&spec.name, &what, wanted.len().to_string(), found.len().to_string());
         }
         for tensor in wanted {
-            let same = found.iter().find(|t| t.name == tensor.name);
-            if !same.is_some_and(|t| is_same(tensor, t)) {
-                let wanted = format!("`{}`: {tensor:?}", spec.name);
-                return differ("graphs", wanted, same.map_or_else(|| "none".to_owned(), |t| format!("{t:?}")));
+            let what = format!("{side} `{}`", tensor.name);
+            let Some(same) = found.iter().find(|t| t.name == tensor.name) else {
+                return differs(&spec.name, &what, "one".to_owned(), "none of that name".to_owned());
+            };
+            if !is_same(tensor, same) {
+                return differs(&spec.name, &what, spec_text(tensor), info_text(same));
             }
         }
     }
@@ -76,11 +75,33 @@ fn check_graph(spec: &GraphSpec, info: &GraphInfo) -> Result<(), NpuError> {
 }
 
 fn is_same(spec: &TensorSpec, info: &TensorInfo) -> bool {
-    let scale_offset = match spec.encoding {
+    spec.dims == info.dims && info.dtype() == Some(qnn_dtype(spec.dtype)) && info.scale_offset == scale_offset(spec)
+}
+
+fn scale_offset(spec: &TensorSpec) -> Option<(f32, i32)> {
+    match spec.encoding {
         Encoding::None => None,
         Encoding::Tensor { scale, zero_point } => Some((scale, -zero_point)),
-    };
-    spec.dims == info.dims && info.dtype() == Some(qnn_dtype(spec.dtype)) && info.scale_offset == scale_offset
+    }
+}
+
+fn spec_text(spec: &TensorSpec) -> String {
+    text(Some(qnn_dtype(spec.dtype)), &spec.dims, scale_offset(spec))
+}
+
+fn info_text(info: &TensorInfo) -> String {
+    text(info.dtype(), &info.dims, info.scale_offset)
+}
+
+fn text(dtype: Option<QnnDtype>, dims: &[u32], scale_offset: Option<(f32, i32)>) -> String {
+    let dtype = dtype.map_or_else(|| "a type that graphs do not have".to_owned(), |d| format!("{d:?}").to_lowercase());
+    let codes =
+        scale_offset.map_or_else(String::new, |(scale, offset)| format!(", scale {scale}, zero point {}", -offset));
+    format!("{dtype} {dims:?}{codes}")
+}
+
+fn differs(graph: &str, what: &str, wanted: String, found: String) -> Result<(), NpuError> {
+    Err(NpuError::Graph { graph: graph.to_owned(), what: what.to_owned(), wanted, found })
 }
 
 fn qnn_dtype(dtype: Dtype) -> QnnDtype {

@@ -121,22 +121,12 @@ impl QnnOptions {
         if let Some(level @ (0 | 4..)) = self.optimization_level {
             return Err(bad("optimization_level", level.to_string(), "use 1, 2 or 3".to_owned()));
         }
-        let chips = || chips::NAMES.iter().filter_map(|name| chips::named(name)).filter(|p| p.soc_id.is_some());
-        let number = self.chip.parse::<u32>().ok();
-        let known = chips().find(|p| p.name == self.chip || number.is_some() && p.soc_id == number);
-        let mut profile = match (known, number) {
-            (Some(profile), _) => profile,
-            // A chip that nobody described: HTP's ops of v73, whatever it is.
-            (None, Some(soc_id)) => {
-                let base =
-                    chips().next().ok_or_else(|| bad("chip", self.chip.clone(), "no chip is known".to_owned()))?;
-                DeviceProfile { name: format!("soc{soc_id}"), soc_id: Some(soc_id), arch: None, ..base }
-            }
-            (None, None) => {
-                let names: Vec<_> = chips().map(|p| p.name).collect();
-                let reason = format!("use one of {} or the number of a SoC", names.join(", "));
-                return Err(bad("chip", self.chip.clone(), reason));
-            }
+        // The idealisation is no chip.
+        let Some(mut profile) = chips::find(&self.chip).filter(|p| p.soc_id.is_some()) else {
+            let is_chip = |name: &&&str| chips::named(name).is_some_and(|p| p.soc_id.is_some());
+            let names: Vec<_> = chips::NAMES.iter().filter(is_chip).copied().collect();
+            let reason = format!("use one of {} or the number of a SoC", names.join(", "));
+            return Err(bad("chip", self.chip.clone(), reason));
         };
         profile.device = format!("qnn:{}", profile.name);
         profile.timed = target == Target::Device && self.profiling;

@@ -95,6 +95,9 @@ impl RemoteDevice {
             |e: io::Error| NpuError::Process { process: process.clone(), reason: format!("could not be started: {e}") };
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::piped());
+        // Ctrl-C at a terminal is for this process, which then ends the child.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut child = command.spawn().map_err(failed)?;
         // The command holds the child's end of the socket.
         drop(command);

@@ -80,6 +80,7 @@ pub(super) enum WireError {
     Timeout { graph: String, waited_ns: u64 },
     TooLarge { device: String, context: String, needed_bytes: u64, limit_bytes: u64 },
     Manifest { field: String, wanted: String, found: String },
+    Graph { graph: String, what: String, wanted: String, found: String },
     Blob { reason: String },
     Other(String),
 }
@@ -97,14 +98,12 @@ const OPERATIONS: [&str; 10] = [
     "open system library",
     "create profile",
 ];
-const FIELDS: [&str; 13] = [
+const FIELDS: [&str; 11] = [
     "manifest version",
     "device",
     "binary length",
     "binary hash",
-    "graphs",
-    "model",
-    "placement",
+    "weight sharing",
     "QNN versions",
     "QNN build",
     "QNN core API",
@@ -131,6 +130,7 @@ impl From<NpuError> for WireError {
                 Self::TooLarge { device, context, needed_bytes, limit_bytes }
             }
             NpuError::Manifest { field, wanted, found } => Self::Manifest { field: field.to_owned(), wanted, found },
+            NpuError::Graph { graph, what, wanted, found } => Self::Graph { graph, what, wanted, found },
             NpuError::Blob { reason } => Self::Blob { reason },
             other => {
                 let mut text = other.to_string();
@@ -169,6 +169,7 @@ impl WireError {
                 Some(field) => NpuError::Manifest { field, wanted, found },
                 None => NpuError::Manifest { field: "a field", wanted, found: format!("{field}: {found}") },
             },
+            Self::Graph { graph, what, wanted, found } => NpuError::Graph { graph, what, wanted, found },
             Self::Blob { reason } => NpuError::Blob { reason },
             Self::Other(reason) => text(reason),
         }
@@ -311,6 +312,8 @@ mod tests {
             NpuError::Timeout { graph: s("g"), waited: Duration::from_millis(1500) },
             NpuError::ContextTooLarge { device: s("d"), context: s("c"), needed_bytes: 3, limit_bytes: 2 },
             NpuError::Manifest { field: "binary hash", wanted: s("a"), found: s("b") },
+            NpuError::Manifest { field: "weight sharing", wanted: s("off"), found: s("on") },
+            NpuError::Graph { graph: s("g"), what: s("type of input `x`"), wanted: s("u8"), found: s("u16") },
             NpuError::Blob { reason: s("r") },
         ];
         for error in typed {

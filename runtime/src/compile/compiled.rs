@@ -2,7 +2,7 @@
 
 use super::CompileOptions;
 use crate::{Model, RuntimeError};
-use coexec_npu::{DeviceProfile, Manifest};
+use coexec_npu::{DeviceProfile, Manifest, NpuError};
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
@@ -13,7 +13,7 @@ use std::{
 pub const COMPILED_FILE: &str = "compiled.json";
 
 /// Version of the index's form.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Largest index that is read: a spec of tens of thousands of graphs.
 const MAX_INDEX_BYTES: u64 = 1 << 28;
@@ -25,6 +25,9 @@ pub struct CompiledModel {
     pub version: u32,
     /// Hash of the packed model.
     pub model_hash: String,
+    /// Where that was, absolute; `None` for the embedded model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<PathBuf>,
     /// What it was made with.
     pub options: CompileOptions,
     /// Build of the library that made the binaries.
@@ -45,6 +48,17 @@ pub struct CompiledContext {
     pub manifest: Manifest,
 }
 
+impl CompiledContext {
+    /// The binary, whatever it holds: the device checks it.
+    ///
+    /// # Errors
+    /// [`NpuError::Blob`] when it cannot be read.
+    pub fn read_binary(&self, dir: &Path) -> Result<Vec<u8>, NpuError> {
+        let path = dir.join(&self.file);
+        fs::read(&path).map_err(|e| NpuError::Blob { reason: format!("`{}` cannot be read: {e}", path.display()) })
+    }
+}
+
 /// Whether a build of the library reads binaries of another one: its own and older ones, as far as builds tell.
 fn reads(library: &str, binary: &str) -> bool {
     let numbers = |build: &str| -> Option<Vec<u64>> {
@@ -59,10 +73,16 @@ fn reads(library: &str, binary: &str) -> bool {
 impl CompiledModel {
     /// An index without contexts.
     #[must_use]
-    pub fn new(model_hash: &str, options: &CompileOptions, library: &str) -> Self {
+    pub fn new(model: &Model, options: &CompileOptions, library: &str) -> Self {
+        let path = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        Self::of(&model.hash_hex(), model.file().path().map(path), options, library)
+    }
+
+    fn of(model_hash: &str, model: Option<PathBuf>, options: &CompileOptions, library: &str) -> Self {
         Self {
             version: VERSION,
             model_hash: model_hash.to_owned(),
+            model,
             options: options.clone(),
             library: library.to_owned(),
             contexts: Vec::new(),
@@ -111,6 +131,36 @@ impl CompiledModel {
         Ok(compiled)
     }
 
+    /// Whether a binary shares weights between its graphs: such a one loads on a phone only.
+    #[must_use]
+    pub fn shares_weights(&self) -> bool {
+        self.contexts.iter().any(|c| c.manifest.qnn.as_ref().is_some_and(|q| q.weight_sharing))
+    }
+
+    /// Names of all files of the directory but the index.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        self.contexts.iter().flat_map(|c| [Some(&c.file), c.recording.as_ref()]).flatten().map(String::as_str)
+    }
+
+    /// The file of the model that this was compiled from; `None` for the embedded model. Whether it still holds that model,
+    /// [`Self::check`] says.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Compiled`] when it is not there any more.
+    pub fn model_file(&self, dir: &Path) -> Result<Option<&Path>, RuntimeError> {
+        match self.model.as_deref() {
+            Some(model) if !model.is_file() => {
+                let (path, model) = (dir.to_owned(), model.display());
+                let reason = format!(
+                    "was compiled from `{model}`, which is not there (any more); name that model (hash {}) with --model",
+                    self.model_hash
+                );
+                Err(RuntimeError::Compiled { path, reason })
+            }
+            model => Ok(model),
+        }
+    }
+
     /// Checks that this is a compilation of `model` for the chip of `profile` by the build `library`, before any binary is
     /// read or handed to the library: every context's manifest, and that the binaries are there with the right length.
     ///
@@ -122,7 +172,13 @@ impl CompiledModel {
         let again = "compile the model again";
         let hash = model.hash_hex();
         if self.model_hash != hash {
-            return bad(format!("was compiled from model {}, this is model {hash}; {again}", self.model_hash));
+            let was =
+                self.model.as_ref().map_or_else(|| "the embedded model".to_owned(), |p| format!("`{}`", p.display()));
+            return bad(format!(
+                "was compiled from model {} ({was}), `{}` is model {hash}; {again}, or name the model that it was compiled from",
+                self.model_hash,
+                model.file().label()
+            ));
         }
         if !reads(library, &self.library) {
             return bad(format!(
@@ -139,7 +195,9 @@ impl CompiledModel {
             if manifest.device != profile.device {
                 return bad(format!("was compiled for {}, this is {}; {again}", manifest.device, profile.device));
             }
-            manifest.check_spec(spec)?;
+            if let Err(differs) = spec.expect_same(&manifest.spec) {
+                return bad(format!("does not fit this model or build: {differs}"));
+            }
             let file = dir.join(&context.file);
             let found = fs::metadata(&file).map(|m| m.len());
             if !found.as_ref().is_ok_and(|len| *len == manifest.blob_bytes) {
@@ -167,7 +225,7 @@ fn is_plain_name(name: &str) -> bool {
 }
 
 /// Writes a file beside its final name, then renames it.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), RuntimeError> {
+pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), RuntimeError> {
     let mut temp = path.as_os_str().to_owned();
     temp.push(format!(".{}.tmp", std::process::id()));
     let temp = PathBuf::from(temp);
@@ -185,18 +243,26 @@ mod tests {
 
     #[test]
     fn indexes_are_checked_before_use() {
-        let made = CompiledModel::new("abc", &CompileOptions::default(), "v2.51");
+        let model = Some(PathBuf::from("/models/a.coexec"));
+        let made = CompiledModel::of("abc", model, &CompileOptions::default(), "v2.51");
         let json = serde_json::to_string(&made).expect("JSON");
         assert_eq!(CompiledModel::parse(json.as_bytes()).as_ref(), Ok(&made));
         let changed = |from: &str, to: &str| {
             assert!(json.contains(from), "{from} in {json}");
             CompiledModel::parse(json.replace(from, to).as_bytes()).expect_err("is wrong")
         };
-        assert!(changed("\"version\":1", "\"version\":2").contains("version 2"));
+        assert!(changed("\"version\":2", "\"version\":3").contains("version 3"));
         assert!(changed("\"split\"", "\"spilt\"").contains("damaged"));
         for cut in [0, 1, json.len() / 2, json.len() - 1] {
             assert!(CompiledModel::parse(&json.as_bytes()[..cut]).is_err());
         }
+        // The model is somewhere else by now.
+        let gone = made.model_file(Path::new("D")).expect_err("no such file").to_string();
+        for words in ["`D`", "/models/a.coexec", "not there", "abc", "--model"] {
+            assert!(gone.contains(words), "{words}: {gone}");
+        }
+        let embedded = CompiledModel::of("abc", None, &CompileOptions::default(), "v2.51");
+        assert_eq!(embedded.model_file(Path::new("D")).expect("embedded"), None);
         for name in ["", "..", "../x", "/etc/passwd", "a/b", "."] {
             assert!(!is_plain_name(name), "{name}");
         }
@@ -237,5 +303,7 @@ mod tests {
             CompileOptions { share_weights: false, ..options.clone() }.key("m", "v1"),
         ];
         assert!(others.iter().all(|other| *other != key));
+        let cut = CompileOptions { graphs_per_context: Some(4), ..options.clone() }.key("m", "v1");
+        assert_eq!(key, cut, "how graphs are spread over contexts does not matter");
     }
 }

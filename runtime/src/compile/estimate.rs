@@ -1,13 +1,14 @@
 //! What Qualcomm's compiler itself expects of a model's graphs on a chip: cycles, microseconds, DDR bytes.
 //!
-//! All layers of a decoder have the same shapes, so one layer is compiled and counted as often as it occurs. These are
-//! Qualcomm's estimates of the graphs alone: no RPC, no CPU part, no head.
+//! Most graphs of a decoder differ in nothing that costs, so one of each kind is compiled and counted as often as it occurs.
+//! These are Qualcomm's estimates of the graphs alone: no RPC, no CPU part, no head.
 
 use super::{CompileOptions, Numbers};
-use crate::{RuntimeError, prefill::plan::LinearTime};
+use crate::{Model, RuntimeError, npu::ModelWeights, prefill::plan::LinearTime};
 use coexec_model::{Calibration, DecoderConfig, LinearCalibration, LinearKind, TensorName, Treatment, layout::GROUP};
 use coexec_npu::{
-    BlockRows, NpuDevice, NpuWeights, Ranges, WeightError, WeightSource,
+    BlockRows, ContextSpec, Dtype, GraphSpec, NpuDevice, NpuWeights, OpSpec, Ranges, WeightEncoding, WeightError,
+    WeightSource,
     qnn::{CompilerEstimate, QnnDevice},
 };
 use serde::{Deserialize, Serialize};
@@ -23,8 +24,11 @@ pub const ESTIMATING_CHIPS: [u32; 7] = [52, 62, 63, 72, 77, 95, 114];
 /// One graph with its estimate.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GraphEstimate {
-    /// Graph of the first layers.
+    /// The first graph of its kind.
     pub graph: String,
+    /// Type of its activations.
+    #[serde(default = "u8_codes")]
+    pub activation: Dtype,
     /// How often its like occurs in the model.
     pub count: u32,
     /// Chunk length of the graph.
@@ -33,6 +37,11 @@ pub struct GraphEstimate {
     pub estimate: CompilerEstimate,
     /// Milliseconds that finalising it took here.
     pub finalize_ms: f64,
+}
+
+/// What reports of before were about.
+fn u8_codes() -> Dtype {
+    Dtype::U8
 }
 
 /// Sums over a model for one chunk length.
@@ -79,46 +88,105 @@ impl EstimateReport {
             .map_err(|e| format!("is no estimate ({e}); make one with `coexec compile --estimate --format json`"))
     }
 
-    /// Times of the linears of placement `split`, for a planner or simulator.
+    /// Times of the linears of placement `split`, for a planner or simulator: the average of a linear's kind where some
+    /// layers run it in u8 and others in u16.
     #[must_use]
     pub fn linears(&self) -> Vec<LinearTime> {
-        let time = |g: &GraphEstimate| {
-            let kind = LinearKind::ALL.into_iter().find(|kind| g.graph.split('.').next() == Some(kind.name()))?;
-            Some(LinearTime { kind, chunk_len: g.chunk_len, us: g.estimate.us? as f64 })
-        };
-        self.graphs.iter().filter_map(time).collect()
+        let mut times = Vec::new();
+        for (kind, chunk_len) in
+            LinearKind::ALL.iter().flat_map(|kind| self.chunks.iter().map(|c| (*kind, c.chunk_len)))
+        {
+            let is_of = |g: &&GraphEstimate| g.chunk_len == chunk_len && g.graph.split('.').next() == Some(kind.name());
+            let (mut sum, mut count) = (0.0, 0.0);
+            for g in self.graphs.iter().filter(is_of) {
+                let Some(us) = g.estimate.us else { continue };
+                sum += us as f64 * f64::from(g.count);
+                count += f64::from(g.count);
+            }
+            if count > 0.0 {
+                times.push(LinearTime { kind, chunk_len, us: sum / count });
+            }
+        }
+        times
     }
 }
 
-/// Compiles one layer's graphs (or one graph of several layers) and sums up what the compiler states for all layers.
+/// What is estimated.
+#[derive(Clone, Copy, Debug)]
+pub enum Estimated<'a> {
+    /// A shape with any weights, per-channel INT8 unless the options say otherwise.
+    Shape(&'a DecoderConfig),
+    /// A model: its weights as they reach the NPU, each linear in u8 or u16 as its schedule says.
+    Model(&'a Model),
+}
+
+/// What makes graphs cost the same: everything but names, scales and the layer.
+type Signature = (Vec<(Vec<u32>, Dtype)>, Vec<(&'static str, Option<(usize, usize, WeightEncoding)>)>);
+
+fn signature(graph: &GraphSpec) -> Signature {
+    let tensors = graph.inputs.iter().chain(&graph.outputs).chain(&graph.intermediates);
+    let weights = |op: &OpSpec| op.weights().map(|w| (w.n(), w.k, w.encoding));
+    (
+        tensors.map(|t| (t.dims.clone(), t.dtype)).collect(),
+        graph.nodes.iter().map(|op| (op.op_name(), weights(op))).collect(),
+    )
+}
+
+/// Compiles one graph of each kind that the model has, and sums up what the compiler states for all of them.
 ///
 /// # Errors
 /// A chip whose estimates the library does not print; whatever the compiler refuses.
 pub fn estimate(
     device: &QnnDevice,
-    config: &DecoderConfig,
+    estimated: Estimated<'_>,
     options: &CompileOptions,
 ) -> Result<EstimateReport, RuntimeError> {
+    let (own, config) = match estimated {
+        Estimated::Model(model) => (Some(options.numbers(model)?), model.config()),
+        Estimated::Shape(config) => (None, config),
+    };
     let per_graph = match options.placement {
         coexec_npu::Placement::Layer => options.layers_per_graph.max(1) as u32,
         _ => 1,
     };
-    let layers = config.num_hidden_layers;
-    if per_graph > layers {
+    let layers = options.layers.clone().unwrap_or(0..config.num_hidden_layers);
+    if per_graph > config.num_hidden_layers {
         let value = per_graph.to_string();
-        return Err(RuntimeError::Option {
-            option: "--layers-per-graph", value, reason: format!("use 1 … {layers}")
-        });
+        let reason = format!("use 1 … {}", config.num_hidden_layers);
+        return Err(RuntimeError::Option { option: "--layers-per-graph", value, reason });
     }
-    let one = CompileOptions { layers: Some(0..per_graph), share_weights: false, ..options.clone() };
-    let weights = options.weights.unwrap_or(NpuWeights::PerChannelI8);
     let (calibration, ranges) = (synthetic_calibration(config), Ranges::synthetic(config));
-    let numbers = Numbers { config, calibration: &calibration, ranges: &ranges, weights };
-    let contexts = one.contexts(&numbers, NpuDevice::profile(device))?;
-    let count = layers.div_ceil(per_graph);
+    let shape_weights = options.weights.unwrap_or(NpuWeights::PerChannelI8);
+    let numbers = match (&own, estimated) {
+        (Some(own), Estimated::Model(model)) => own.borrowed(model),
+        _ => Numbers { config, calibration: &calibration, ranges: &ranges, weights: shape_weights },
+    };
+    let model_weights = match estimated {
+        Estimated::Model(model) => Some(ModelWeights::new(model)),
+        Estimated::Shape(_) => None,
+    };
+    let synthetic = SyntheticWeights { config: config.clone() };
+    let weights: &dyn WeightSource = model_weights.as_ref().map_or(&synthetic, |w| w);
+    let mut kinds: Vec<(Signature, ContextSpec, u32)> = Vec::new();
+    for first in layers.clone().step_by(per_graph as usize) {
+        let layers = Some(first..layers.end.min(first + per_graph));
+        let some = CompileOptions { layers, share_weights: false, ..options.clone() };
+        for spec in some.contexts(&numbers, NpuDevice::profile(device))? {
+            for graph in spec.graphs {
+                let signature = signature(&graph);
+                match kinds.iter_mut().find(|(known, ..)| *known == signature) {
+                    Some((_, _, count)) => *count += 1,
+                    None => kinds.push((signature, ContextSpec { name: spec.name.clone(), graphs: vec![graph] }, 1)),
+                }
+            }
+        }
+    }
+    // Chunk length by chunk length, as they were asked for.
+    let chunk_len = |spec: &ContextSpec| spec.graphs[0].inputs.first().map_or(0, coexec_npu::TensorSpec::rows);
+    kinds.sort_by_key(|(_, spec, _)| options.chunk_lens.iter().position(|len| *len == chunk_len(spec)));
     let mut graphs = Vec::new();
-    for spec in &contexts {
-        let context = device.compile(spec, &SyntheticWeights { config: config.clone() }, true)?;
+    for (_, spec, count) in &kinds {
+        let context = device.compile(spec, weights, true)?;
         for (graph, report) in spec.graphs.iter().zip(context.reports()) {
             let Some(estimate) = report.estimate else {
                 return Err(RuntimeError::Option {
@@ -129,8 +197,9 @@ pub fn estimate(
             };
             graphs.push(GraphEstimate {
                 graph: graph.name.clone(),
-                count,
-                chunk_len: graph.inputs.first().map_or(0, coexec_npu::TensorSpec::rows),
+                activation: graph.inputs.first().map_or(Dtype::U8, |x| x.dtype),
+                count: *count,
+                chunk_len: chunk_len(spec),
                 estimate,
                 finalize_ms: report.finalize_us as f64 / 1e3,
             });
@@ -157,8 +226,8 @@ pub fn estimate(
     Ok(EstimateReport {
         source: format!("{SOURCE}, {}, no RPC cost", device.build_id()),
         chip: options.chip.clone(),
-        options: options.clone(),
-        layers,
+        options: CompileOptions { weights: Some(numbers.weights), ..options.clone() },
+        layers: layers.len() as u32,
         chunks: chunks.collect(),
         graphs,
     })

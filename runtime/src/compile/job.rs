@@ -1,12 +1,15 @@
 //! One job of the compiler: one context, or an estimate. In this process or in a child.
 //!
-//! A child gets a [`JobRequest`] as JSON on stdin and answers with one line of JSON, a [`JobReply`], on stdout; its stderr is
-//! ours. It is started anew, never forked: the library's threads do not survive a fork.
+//! A child gets a [`JobRequest`] as a line of JSON on stdin and answers on stdout: a line [`GRAPH_DONE`] per graph, and a line
+//! of JSON, a [`JobReply`]. Its stderr is ours. It is started anew, never forked: the library's threads do not survive a fork.
+//! It has a process group of its own, so that Ctrl-C at a terminal reaches this process alone, which ends the child; and it
+//! ends itself when its stdin does, so that it does not outlive this process however that ends.
 
 use super::{
     CompileOptions, CompiledContext, EstimateReport,
     compiled::write_whole,
     estimate,
+    memory::peak_bytes,
     selftest::{compare, execute, inputs, record},
 };
 use crate::{Model, RuntimeError, npu::ModelWeights};
@@ -20,11 +23,19 @@ use coexec_scheduler::CancelToken;
 use serde::{Deserialize, Serialize};
 use std::{
     ffi::OsString,
-    io::{Read as _, Write as _},
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    ops::ControlFlow,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
     time::{Duration, Instant},
 };
+
+/// The line that a child writes for a graph that is ready.
+const GRAPH_DONE: &str = "graph";
+/// How often it is looked whether a job is to be stopped.
+const POLL: Duration = Duration::from_millis(20);
 
 /// What a job is to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -81,6 +92,11 @@ pub struct ContextReport {
     pub weight_bytes: u64,
     /// Comparison with the simulated device, when recording was asked for.
     pub against_sim: Option<AgainstSim>,
+    /// Most memory that was expected for the job, in bytes.
+    pub expected_peak_bytes: u64,
+    /// Most memory that the job's process took; `None` where the system does not tell.
+    #[serde(default)]
+    pub peak_rss_bytes: Option<u64>,
 }
 
 /// How the chip's graphs, executed before they were saved, compare with the simulated device.
@@ -116,87 +132,166 @@ pub struct ChildCompiler {
 }
 
 impl Compiler {
-    /// Runs a job. `model` is used in this process only; a child opens it anew.
+    /// Runs a job and calls `graph` whenever one of its graphs is ready. `model` is used in this process only; a child opens
+    /// it anew. A job in this process is stopped between two graphs, a child at once.
     ///
     /// # Errors
-    /// The job's; a child that crashes or cannot be started.
+    /// The job's; a child that crashes or cannot be started; [`RuntimeError::Cancelled`].
     pub fn run(
         &self,
         request: &JobRequest,
         model: Option<&Model>,
         cancel: &CancelToken,
+        graph: &mut dyn FnMut(),
     ) -> Result<JobReply, RuntimeError> {
         match self {
-            Self::InProcess => run_job(request, model),
-            Self::Child(child) => child.run(request, cancel),
+            Self::InProcess => run_job(request, model, cancel, graph),
+            Self::Child(child) => child.run(request, cancel, graph),
         }
     }
 }
 
+/// A child that is ended, with all that it started, when this is dropped before it ended itself.
+struct Group(Child);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        let pid = i32::try_from(self.0.id()).ok().and_then(rustix::process::Pid::from_raw);
+        // All fail only when the child is gone, which is what is wanted.
+        let _ = pid.map(|pid| rustix::process::kill_process_group(pid, rustix::process::Signal::KILL));
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 impl ChildCompiler {
-    fn run(&self, request: &JobRequest, cancel: &CancelToken) -> Result<JobReply, RuntimeError> {
+    fn run(
+        &self,
+        request: &JobRequest,
+        cancel: &CancelToken,
+        graph: &mut dyn FnMut(),
+    ) -> Result<JobReply, RuntimeError> {
         let failed = |reason: String| RuntimeError::CompileJob { program: self.program.clone(), reason };
-        let mut child = Command::new(&self.program)
+        let child = Command::new(&self.program)
             .args(&self.args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .process_group(0)
+            // Large blocks go back to the system when the compiler frees them: a tenth less at the peak (glibc).
+            .envs([("MALLOC_MMAP_THRESHOLD_", "65536"), ("MALLOC_ARENA_MAX", "1")])
             .spawn()
             .map_err(|e| failed(format!("could not be started: {e}")))?;
-        let json = serde_json::to_vec(request).map_err(|e| failed(e.to_string()))?;
-        // A child that died already is reported below by its status.
-        let _ = child.stdin.take().map(|mut stdin| stdin.write_all(&json));
-        let stdout = child.stdout.take();
-        let reader = std::thread::spawn(move || {
-            let mut text = String::new();
-            stdout.map(|mut out| out.read_to_string(&mut text));
-            text
-        });
+        let mut child = Group(child);
+        let mut json = serde_json::to_vec(request).map_err(|e| failed(e.to_string()))?;
+        json.push(b'\n');
+        // Open until the job has ended: its end is the child's. A child that died already is reported below by its status.
+        let mut stdin = child.0.stdin.take();
+        let _ = stdin.as_mut().map(|stdin| stdin.write_all(&json));
+        let (sender, lines) = mpsc::channel();
+        if let Some(stdout) = child.0.stdout.take() {
+            let read = move || {
+                // Nobody listens any more when the job was stopped.
+                BufReader::new(stdout).lines().map_while(Result::ok).all(|line| sender.send(line).is_ok())
+            };
+            std::thread::spawn(read);
+        }
+        let mut reply = None;
+        // Ends when the child's stdout does.
+        loop {
+            match lines.recv_timeout(POLL) {
+                Ok(line) if line == GRAPH_DONE => graph(),
+                Ok(line) => reply = serde_json::from_str::<JobReply>(&line).ok().or(reply),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            }
+            if cancel.is_cancelled() {
+                return Err(RuntimeError::Cancelled);
+            }
+        }
         let status = loop {
-            match child.try_wait() {
+            match child.0.try_wait() {
                 Ok(Some(status)) => break status,
-                Ok(None) if cancel.is_cancelled() => {
-                    // Both fail only when the child is gone, which is what is wanted.
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    return Err(RuntimeError::Cancelled);
-                }
-                Ok(None) => std::thread::sleep(Duration::from_millis(5)),
+                Ok(None) if cancel.is_cancelled() => return Err(RuntimeError::Cancelled),
+                Ok(None) => std::thread::sleep(Duration::from_millis(2)),
                 Err(e) => return Err(failed(format!("could not be waited for: {e}"))),
             }
         };
-        let text = reader.join().unwrap_or_default();
-        let reply = text.lines().rev().find_map(|line| serde_json::from_str::<JobReply>(line).ok());
         match reply {
+            _ if cancel.is_cancelled() => Err(RuntimeError::Cancelled),
             Some(JobReply::Error(reason)) => Err(failed(reason)),
             Some(reply) if status.success() => Ok(reply),
             _ => Err(failed(format!(
-                "ended with {status} and no result: the library's compiler crashed or ran out of memory; try fewer chunk \
-                 lengths or layers, and see its messages above (--log debug)"
+                "ended with {status} and no result: the library's compiler crashed or the system was out of memory; try fewer \
+                 chunk lengths or --graphs-per-context, and see its messages above (--log debug)"
             ))),
         }
     }
 }
 
+/// The child's side: reads a request from stdin, runs it, writes what is ready and the reply to stdout. From then on the end
+/// of stdin ends this process.
+///
+/// # Errors
+/// When stdin holds no request, `model` fails, or nobody reads stdout; the job's own errors go to stdout.
+pub fn serve_job(
+    model: impl FnOnce() -> Result<Model, String>,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let mut line = String::new();
+    io::stdin().read_line(&mut line)?;
+    let request: JobRequest =
+        serde_json::from_str(&line).map_err(|e| format!("no compile job on stdin ({e}); this command is internal"))?;
+    std::thread::spawn(|| {
+        // Reads until whoever asked is gone; destructors of a library at work are not to be run into.
+        let _ = io::stdin().lock().read_to_end(&mut Vec::new());
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    });
+    // Nobody reads any more: then the job is of no use, and stdin will say so.
+    let say = |line: &str| writeln!(io::stdout().lock(), "{line}").and_then(|()| io::stdout().flush());
+    let mut graph = || _ = say(GRAPH_DONE);
+    let run = || {
+        let model = if request.shape.is_none() { Some(model()?) } else { None };
+        run_job(&request, model.as_ref(), &CancelToken::new(), &mut graph).map_err(|e| crate::error::chain(&e))
+    };
+    let reply = run().unwrap_or_else(JobReply::Error);
+    say(&serde_json::to_string(&reply)?)?;
+    Ok(())
+}
+
 /// Runs a job in this process.
 ///
 /// # Errors
-/// Whatever the device refuses, a directory that cannot be written, results that differ from the simulated device's.
-pub fn run_job(request: &JobRequest, model: Option<&Model>) -> Result<JobReply, RuntimeError> {
+/// Whatever the device refuses, a directory that cannot be written, results that differ from the simulated device's;
+/// [`RuntimeError::Cancelled`].
+pub fn run_job(
+    request: &JobRequest,
+    model: Option<&Model>,
+    cancel: &CancelToken,
+    graph: &mut dyn FnMut(),
+) -> Result<JobReply, RuntimeError> {
     let options = &request.options;
     let device = QnnDevice::open(qnn_options(options, request.library_dir.as_deref()))?;
     match (&request.task, model) {
         (JobTask::Context { index, dir }, Some(model)) => {
-            Ok(JobReply::Context(Box::new(compile_context(&device, model, options, *index, dir)?)))
+            let job = ContextJob { device: &device, model, options, cancel };
+            Ok(JobReply::Context(Box::new(job.run(*index, dir, graph)?)))
         }
         (JobTask::Context { .. }, None) => {
             Err(RuntimeError::Schedule("a context is compiled from a model; this is a bug of coexec".to_owned()))
         }
         (JobTask::Estimate, model) => {
             let named = request.shape.as_deref().map(random::named_config).transpose()?;
-            let config = named.as_ref().or(model.map(Model::config)).ok_or_else(|| {
-                RuntimeError::Schedule("an estimate is of a model or a shape; this is a bug of coexec".to_owned())
-            })?;
-            Ok(JobReply::Estimate(Box::new(estimate::estimate(&device, config, options)?)))
+            let estimated = match (&named, model) {
+                (Some(config), _) => estimate::Estimated::Shape(config),
+                (None, Some(model)) => estimate::Estimated::Model(model),
+                (None, None) => {
+                    let text = "an estimate is of a model or a shape; this is a bug of coexec";
+                    return Err(RuntimeError::Schedule(text.to_owned()));
+                }
+            };
+            Ok(JobReply::Estimate(Box::new(estimate::estimate(&device, estimated, options)?)))
         }
     }
 }
@@ -214,49 +309,63 @@ pub(crate) fn qnn_options(options: &CompileOptions, library_dir: Option<&Path>) 
     }
 }
 
-fn compile_context(
-    device: &QnnDevice,
-    model: &Model,
-    options: &CompileOptions,
-    index: usize,
-    dir: &Path,
-) -> Result<ContextReport, RuntimeError> {
-    let contexts = options.contexts_of(model, device.profile())?;
-    let spec = contexts.get(index).ok_or_else(|| {
-        RuntimeError::Schedule(format!("context {index} of {}; this is a bug of coexec", contexts.len()))
-    })?;
-    let weights = ModelWeights::new(model);
-    let started = Instant::now();
-    let context = device.compile(spec, &weights, false)?;
-    let compile_ms = started.elapsed().as_secs_f64() * 1e3;
-    let mut recording = None;
-    let mut against_sim = None;
-    if options.record {
-        against_sim = Some(compare_with_sim(device, &context, spec, &weights)?);
-        let file = format!("{}.selftest", spec.name);
-        write_whole(&dir.join(&file), &record(device, &context)?.to_bytes()?)?;
-        recording = Some(file);
+/// What compiling a context is done with.
+struct ContextJob<'a> {
+    device: &'a QnnDevice,
+    model: &'a Model,
+    options: &'a CompileOptions,
+    cancel: &'a CancelToken,
+}
+
+impl ContextJob<'_> {
+    fn run(&self, index: usize, dir: &Path, graph: &mut dyn FnMut()) -> Result<ContextReport, RuntimeError> {
+        let Self { device, model, options, cancel } = *self;
+        let contexts = options.contexts_of(model, device.profile())?;
+        let spec = contexts.get(index).ok_or_else(|| {
+            RuntimeError::Schedule(format!("context {index} of {}; this is a bug of coexec", contexts.len()))
+        })?;
+        let weights = ModelWeights::new(model);
+        let started = Instant::now();
+        let mut ready = || {
+            graph();
+            if cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let context = device.compile_watched(spec, &weights, false, &mut ready)?.ok_or(RuntimeError::Cancelled)?;
+        let compile_ms = started.elapsed().as_secs_f64() * 1e3;
+        let mut recording = None;
+        let mut against_sim = None;
+        if options.record {
+            against_sim = Some(compare_with_sim(device, &context, spec, &weights, cancel)?);
+            let file = format!("{}.selftest", spec.name);
+            write_whole(&dir.join(&file), &record(device, &context)?.to_bytes()?)?;
+            recording = Some(file);
+        }
+        let blob = context.serialize()?;
+        let versions = context.versions().clone();
+        // The compiler's copies of the weights go before the binary is hashed and written.
+        drop(context);
+        let manifest = Manifest::new(ManifestArgs {
+            model_hash: &model.hash_hex(),
+            chunk_lens: &options.chunk_lens,
+            placement: options.placement,
+            profile: device.profile(),
+            spec,
+            blob: &blob,
+            qnn: Some(versions),
+        });
+        let file = format!("{}.bin", spec.name);
+        write_whole(&dir.join(&file), &blob)?;
+        Ok(ContextReport {
+            context: CompiledContext { file, recording, manifest },
+            graphs: spec.graphs.len(),
+            compile_ms,
+            binary_bytes: blob.len() as u64,
+            weight_bytes: spec.weights().iter().map(|w| w.device_bytes()).sum(),
+            against_sim,
+            expected_peak_bytes: peak_bytes(spec),
+            peak_rss_bytes: crate::stats::peak_rss_bytes(),
+        })
     }
-    let blob = context.serialize()?;
-    let manifest = Manifest::new(ManifestArgs {
-        model_hash: &model.hash_hex(),
-        chunk_lens: &options.chunk_lens,
-        placement: options.placement,
-        profile: device.profile(),
-        spec,
-        blob: &blob,
-        qnn: Some(context.versions().clone()),
-    });
-    let file = format!("{}.bin", spec.name);
-    write_whole(&dir.join(&file), &blob)?;
-    Ok(ContextReport {
-        context: CompiledContext { file, recording, manifest },
-        graphs: spec.graphs.len(),
-        compile_ms,
-        binary_bytes: blob.len() as u64,
-        weight_bytes: spec.weights().iter().map(|w| w.device_bytes()).sum(),
-        against_sim,
-    })
 }
 
 /// Executes every graph before it is saved (a weight-shared binary cannot be loaded again here) and compares with `sim`.
@@ -265,12 +374,16 @@ fn compare_with_sim(
     context: &dyn coexec_npu::NpuContext,
     spec: &ContextSpec,
     weights: &dyn WeightSource,
+    cancel: &CancelToken,
 ) -> Result<AgainstSim, RuntimeError> {
     let options = SimOptions::named("ideal")
         .ok_or_else(|| RuntimeError::Schedule("no profile `ideal`; this is a bug of coexec".to_owned()))?;
     let sim = SimDevice::new(options);
     let mut found = AgainstSim { graphs: spec.graphs.len(), ..AgainstSim::default() };
     for graph in &spec.graphs {
+        if cancel.is_cancelled() {
+            return Err(RuntimeError::Cancelled);
+        }
         let inputs = inputs(graph, 1);
         let theirs = execute(device, context, graph, &inputs, 1)?.outputs;
         let alone = ContextSpec { name: spec.name.clone(), graphs: vec![graph.clone()] };

@@ -3,16 +3,21 @@
 //! Inputs are drawn from a seed, so only outputs are stored: a hash of all of them, and some rows to measure a difference
 //! with. Tolerances are stated per graph: Qualcomm does not promise equal results on every chip.
 
-use super::CompiledModel;
+use super::{
+    CompiledModel,
+    prompt_check::{PromptCheck, check_prompt},
+};
 use crate::{Model, RuntimeError};
 use coexec_model::SplitMix64;
 use coexec_npu::{Bindings, Dtype, Encoding, GraphSpec, NpuContext, NpuDevice, OpSpec, TensorSpec, qnn::QnnDevice};
+use coexec_scheduler::CancelToken;
 use half::f16;
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
     io::Read as _,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 use xxhash_rust::xxh3::xxh3_64;
@@ -284,14 +289,18 @@ pub(crate) fn compare(graph: &GraphSpec, ours: &[Vec<u8>], theirs: &[Vec<u8>]) -
 /// Replays a recording on a device.
 ///
 /// # Errors
-/// The device's; a recording that does not belong to the context.
+/// The device's; a recording that does not belong to the context; [`RuntimeError::Cancelled`].
 pub fn replay(
     device: &dyn NpuDevice,
     context: &dyn NpuContext,
     recording: &Recording,
+    cancel: &CancelToken,
 ) -> Result<SelftestReport, RuntimeError> {
     let mut graphs = Vec::new();
     for recorded in &recording.graphs {
+        if cancel.is_cancelled() {
+            return Err(RuntimeError::Cancelled);
+        }
         let graph = context.spec().graphs.iter().find(|g| g.name == recorded.name);
         let graph = graph.ok_or_else(|| missing(&recorded.name))?;
         let inputs = inputs(graph, recorded.seed);
@@ -370,36 +379,67 @@ impl Recording {
     }
 }
 
-/// Replays the recordings of a compiled model, context by context (at most `limit` of them), so that never more than one
-/// is in memory.
+/// What [`run`] does.
+#[derive(Clone, Debug)]
+pub struct SelftestOptions<'a> {
+    /// Folder of Qualcomm's libraries; `None` searches.
+    pub library_dir: Option<&'a Path>,
+    /// At most this many contexts' recordings.
+    pub contexts: usize,
+    /// Whether a prompt runs too, and its text where it is not the built-in one.
+    pub prompt: Option<Option<&'a str>>,
+}
+
+/// What [`run`] found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Selftest {
+    /// Replayed recordings of random codes, context by context.
+    pub contexts: Vec<SelftestReport>,
+    /// A prompt's real activations beside the simulated NPU, chunk length by chunk length.
+    pub prompt: Vec<PromptCheck>,
+    /// Why no prompt ran, when one was asked for.
+    pub no_prompt: Option<&'static str>,
+    /// Whether everything passed.
+    pub passed: bool,
+}
+
+/// Replays the recordings of a compiled model, context by context, so that never more than one is in memory; then runs a
+/// prompt.
 ///
 /// # Errors
-/// A compiled model that is not whole, of another model or library; the device's errors.
-pub fn replay_all(
+/// A compiled model that is not whole, of another model or library; the device's errors; [`RuntimeError::Cancelled`].
+pub fn run(
     model: &Model,
     dir: &Path,
-    library_dir: Option<&Path>,
-    limit: usize,
-) -> Result<Vec<SelftestReport>, RuntimeError> {
+    options: &SelftestOptions<'_>,
+    cancel: &CancelToken,
+) -> Result<Selftest, RuntimeError> {
     let compiled = CompiledModel::read(dir)?;
-    let device = QnnDevice::open(super::job::qnn_options(&compiled.options, library_dir))?;
+    let device = QnnDevice::open(super::job::qnn_options(&compiled.options, options.library_dir))?;
     compiled.check(dir, model, device.profile(), &device.build_id())?;
-    let mut reports = Vec::new();
-    for context in compiled.contexts.iter().take(limit) {
-        let read = |name: &str| {
-            let path = dir.join(name);
-            fs::read(&path).map_err(|e| RuntimeError::Compiled { path, reason: format!("cannot be read: {e}") })
-        };
+    let device: Arc<dyn NpuDevice> = Arc::new(device);
+    let mut contexts = Vec::new();
+    for context in compiled.contexts.iter().take(options.contexts) {
         let Some(recording) = &context.recording else {
             let reason = "has no recordings; compile it without --no-record".to_owned();
             return Err(RuntimeError::Compiled { path: dir.to_owned(), reason });
         };
-        let bad = |reason| RuntimeError::Compiled { path: dir.join(recording), reason };
-        let recording = Recording::from_bytes(&read(recording)?).map_err(bad)?;
-        let loaded = device.load(&read(&context.file)?, &context.manifest)?;
-        reports.push(replay(&device, &*loaded, &recording)?);
+        let path = dir.join(recording);
+        let bad = |reason| RuntimeError::Compiled { path: path.clone(), reason };
+        let bytes = fs::read(&path).map_err(|e| bad(format!("cannot be read: {e}")))?;
+        let recording = Recording::from_bytes(&bytes).map_err(bad)?;
+        let loaded = device.load(&context.read_binary(dir)?, &context.manifest)?;
+        contexts.push(replay(&*device, &*loaded, &recording, cancel)?);
     }
-    Ok(reports)
+    let (mut prompt, mut no_prompt) = (Vec::new(), None);
+    if let Some(text) = options.prompt {
+        match check_prompt(model, &compiled, dir, options.library_dir, &device, text, cancel)? {
+            Ok(checks) => prompt = checks,
+            Err(reason) => no_prompt = Some(reason),
+        }
+    }
+    let passed = contexts.iter().all(|c| c.passed) && prompt.iter().all(|p| p.passed);
+    Ok(Selftest { contexts, prompt, no_prompt, passed })
 }
 
 #[cfg(test)]
@@ -443,10 +483,10 @@ mod tests {
         let bytes = made.to_bytes().expect("packs");
         assert_eq!(Recording::from_bytes(&bytes).as_ref(), Ok(&made));
         assert!(Recording::from_bytes(&bytes[..bytes.len() / 2]).expect_err("cut").contains("damaged"));
-        let report = replay(&device, &*good, &made).expect("replays");
+        let report = replay(&device, &*good, &made, &CancelToken::new()).expect("replays");
         assert!(report.passed && report.graphs.len() == 4 && report.graphs.iter().all(|g| g.equal && g.worst == 0.0));
         let other = device.prepare(&spec, &Changed(synthetic)).expect("prepares");
-        let report = replay(&device, &*other, &made).expect("replays");
+        let report = replay(&device, &*other, &made, &CancelToken::new()).expect("replays");
         assert!(!report.passed && report.graphs.iter().all(|g| !g.equal && g.worst > g.allowed), "{report:?}");
     }
 

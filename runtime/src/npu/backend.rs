@@ -4,6 +4,7 @@ use super::{QnnBackend, SimBackend, marker};
 use crate::{EngineOptions, Model, NpuChoice, RuntimeError, error::chain};
 use coexec_cpu::Pool;
 use coexec_npu::{DeviceProfile, NpuContext, NpuDevice, qnn::Target};
+use coexec_scheduler::CancelToken;
 use std::sync::Arc;
 
 /// A kind of NPU that an engine can run prefill on.
@@ -21,11 +22,11 @@ pub trait NpuBackend: Send + Sync {
     fn profile(&self) -> &DeviceProfile;
 
     /// Opens the device and makes the static graphs of `model` for `chunk_lens` (ascending, without repetition), named by
-    /// [`coexec_npu::graph_name`]. They may be spread over contexts in any way.
+    /// [`coexec_npu::graph_name`]. They may be spread over contexts in any way. What takes long looks at `cancel`.
     ///
     /// # Errors
-    /// [`RuntimeError::NotCalibrated`]; whatever the device refuses.
-    fn open(&self, model: &Model, chunk_lens: &[usize]) -> Result<OpenNpu, RuntimeError>;
+    /// [`RuntimeError::NotCalibrated`]; whatever the device refuses; [`RuntimeError::Cancelled`].
+    fn open(&self, model: &Model, chunk_lens: &[usize], cancel: &CancelToken) -> Result<OpenNpu, RuntimeError>;
 }
 
 /// An open NPU.

@@ -7,6 +7,7 @@
 use super::{Chosen, NpuBackend, PreparedNpu, marker};
 use crate::{EngineOptions, Model, NpuChoice, RuntimeError};
 use coexec_npu::NpuError;
+use coexec_scheduler::CancelToken;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::sync::Arc;
 
@@ -127,11 +128,13 @@ impl Npus {
     /// Waits until nobody changes NPUs, and gives the one in use, open. Steps down past those that cannot be opened.
     ///
     /// # Errors
-    /// When the NPU that was asked for by name cannot be opened for a prompt that has not begun to run.
+    /// When the NPU that was asked for by name cannot be opened for a prompt that has not begun to run;
+    /// [`RuntimeError::Cancelled`] while one is opened.
     pub(crate) fn lease(
         &self,
         model: &Model,
         options: &EngineOptions,
+        cancel: &CancelToken,
         trouble: &mut Trouble,
     ) -> Result<Lease<'_>, RuntimeError> {
         loop {
@@ -148,7 +151,7 @@ impl Npus {
             let alone = self.gate.write();
             let (tier, prepared) = self.look();
             let Some(backend) = self.backends.get(tier).filter(|_| prepared.is_none()) else { continue };
-            match PreparedNpu::open(backend.as_ref(), model, options) {
+            match PreparedNpu::open(backend.as_ref(), model, options, cancel) {
                 Ok(opened) => {
                     let opened = Arc::new(opened);
                     self.current.lock().prepared = Some(Arc::clone(&opened));
@@ -165,7 +168,7 @@ impl Npus {
         let asked_for = self.explicit && tier == 0 && trouble.causes.is_empty();
         // What is wrong with the model's file is wrong everywhere.
         let damaged = matches!(&error, RuntimeError::Npu(e) if matches!(**e, NpuError::Weights { .. }));
-        if asked_for || damaged {
+        if asked_for || damaged || matches!(error, RuntimeError::Cancelled) {
             return Err(error);
         }
         let times = trouble.book(tier, self.name(tier), &error);

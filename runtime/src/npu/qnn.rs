@@ -1,14 +1,17 @@
 //! Qualcomm's NPU as a backend: compiled contexts from a directory or a cache, loaded lazily.
 
 use super::{
-    NpuBackend, NpuProcess, OpenNpu,
+    NpuBackend, NpuProcess, OpenNpu, WeightFit,
     lazy::{LazyContext, Shared, load_ahead},
     process::OpenQnn,
+    weight_fit,
 };
 use crate::{
     EngineOptions, Model, RuntimeError,
-    compile::{COMPILED_FILE, CompileOptions, CompiledModel, Compiler, compile},
+    cache::{self, Cache, InUse, Wanted},
+    compile::{COMPILED_FILE, CompileEvent, CompileOptions, CompileProgress, CompiledModel, Compiler, compile_into},
 };
+use coexec_model::{Calibration, LinearKind, Treatment};
 use coexec_npu::{
     ContextSpec, DeviceProfile, NpuError, Placement,
     decoder::Activation,
@@ -33,23 +36,18 @@ pub struct QnnChoice {
     pub library_dir: Option<PathBuf>,
     /// A compiled model (`coexec compile`); `None` compiles on first use into the cache.
     pub compiled_dir: Option<PathBuf>,
-    /// Directory of the cache; `None` is [`cache_dir`].
+    /// Directory of the cache; `None` is [`cache::default_dir`].
     pub cache_dir: Option<PathBuf>,
+    /// Most bytes that the cache keeps; `None` is [`cache::DEFAULT_LIMIT_BYTES`].
+    pub cache_limit_bytes: Option<u64>,
     /// Where compile jobs run.
     pub compiler: Compiler,
+    /// Who is told while graphs are compiled.
+    pub progress: CompileProgress,
     /// Clocks and sleep of the NPU.
     pub performance: PerformancePolicy,
     /// Which process runs graphs.
     pub process: NpuProcess,
-}
-
-/// `COEXEC_CACHE_DIR`, else `XDG_CACHE_HOME/coexec`, else `~/.cache/coexec`.
-#[must_use]
-pub fn cache_dir() -> Option<PathBuf> {
-    let dir = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    dir("COEXEC_CACHE_DIR")
-        .or_else(|| dir("XDG_CACHE_HOME").map(|d| d.join("coexec")))
-        .or_else(|| dir("HOME").map(|d| d.join(".cache/coexec")))
 }
 
 /// Qualcomm's NPU.
@@ -90,43 +88,64 @@ impl QnnBackend {
         }
     }
 
-    /// The compiled model to use: the one that was named, or the cache's, compiled now when it is not there or not right.
-    fn compiled(
+    /// The compiled model that was named, checked against what a prompt of this engine needs.
+    fn named(
+        &self,
+        dir: &Path,
+        device: &OpenQnn,
+        model: &Model,
+        chunk_lens: &[usize],
+    ) -> Result<CompiledModel, RuntimeError> {
+        let compiled = CompiledModel::read(dir)?;
+        let refuse = |reason: String| Err(RuntimeError::Compiled { path: dir.to_owned(), reason });
+        let o = &compiled.options;
+        if o.placement != Placement::Split || o.activation == Activation::F16 || o.layers.is_some() {
+            return refuse(format!(
+                "holds {} graphs in {:?} of {}; prompts run on split graphs in u8 or u16 of all layers (others are for \
+                 `coexec selftest`)",
+                o.placement.name(),
+                o.activation,
+                o.layers.as_ref().map_or_else(|| "all layers".to_owned(), |l| format!("layers {}..{}", l.start, l.end)),
+            ));
+        }
+        if device.target == Target::Emulation && compiled.shares_weights() {
+            return refuse(
+                "shares weights between chunk lengths, which loads on a phone but not in the emulation on x86-64: its weight \
+                 sharing has to be off here; compile with --no-weight-sharing"
+                    .to_owned(),
+            );
+        }
+        compiled.check(dir, model, &self.profile, &device.build_id)?;
+        if let WeightFit::Coarse(why) = weight_fit(model, o.weights_of(model)) {
+            return refuse(format!("was compiled with --npu-weights {}: {why}", o.weights_of(model).name()));
+        }
+        let (theirs, ours) = (o.schedule_of(model), model.calibration().map(Calibration::schedule));
+        if let (Some(theirs), Some(ours)) = (theirs, ours)
+            && let Some((layer, kind, theirs, ours)) = first_other(&theirs, &ours)
+        {
+            return refuse(format!(
+                "runs {kind} of layer {layer} in {theirs}, this engine in {ours}; leave --activations and --prune out to run it as \
+                 it was compiled, or leave --npu-dir out so that graphs are made"
+            ));
+        }
+        if let Some(missing) = chunk_lens.iter().find(|c| !o.chunk_lens.contains(c)) {
+            let has = &o.chunk_lens;
+            return refuse(format!(
+                "has graphs for chunk lengths {has:?}, not for {missing}; use --chunk-len with these"
+            ));
+        }
+        Ok(compiled)
+    }
+
+    /// The cache's compiled model, compiled now when it is not there or not right.
+    fn cached(
         &self,
         device: &OpenQnn,
         model: &Model,
         chunk_lens: &[usize],
-    ) -> Result<(PathBuf, CompiledModel), RuntimeError> {
+        cancel: &CancelToken,
+    ) -> Result<(InUse, CompiledModel), RuntimeError> {
         let library = &device.build_id;
-        if let Some(dir) = &self.choice.compiled_dir {
-            let compiled = CompiledModel::read(dir)?;
-            compiled.check(dir, model, &self.profile, library)?;
-            let o = &compiled.options;
-            if (o.placement, o.activation, &o.layers) != (Placement::Split, Activation::U8, &None) {
-                let reason = format!(
-                    "holds {} graphs in {:?} of {}; prompts run on split graphs in u8 of all layers (others are for `selftest`)",
-                    o.placement.name(),
-                    o.activation,
-                    o.layers
-                        .as_ref()
-                        .map_or_else(|| "all layers".to_owned(), |l| format!("layers {}..{}", l.start, l.end)),
-                );
-                return Err(RuntimeError::Compiled { path: dir.clone(), reason });
-            }
-            if o.schedule != model.own_schedule() {
-                let reason = "was made for another schedule of u8, shadow and u16; leave --activations and --prune out, \
-                    or leave --npu-dir out so that graphs are made";
-                return Err(RuntimeError::Compiled { path: dir.clone(), reason: reason.to_owned() });
-            }
-            let missing = chunk_lens.iter().find(|c| !compiled.options.chunk_lens.contains(c));
-            if let Some(missing) = missing {
-                let has = &compiled.options.chunk_lens;
-                let reason =
-                    format!("has graphs for chunk lengths {has:?}, not for {missing}; use --chunk-len with these");
-                return Err(RuntimeError::Compiled { path: dir.clone(), reason });
-            }
-            return Ok((dir.clone(), compiled));
-        }
         let options = CompileOptions {
             chip: self.options.chip.clone(),
             chunk_lens: chunk_lens.to_vec(),
@@ -135,34 +154,56 @@ impl QnnBackend {
             schedule: model.own_schedule(),
             ..CompileOptions::default()
         };
-        let cache = self.choice.cache_dir.clone().or_else(cache_dir).ok_or_else(|| RuntimeError::Option {
+        let dir = self.choice.cache_dir.clone().or_else(cache::default_dir).ok_or_else(|| RuntimeError::Option {
             option: "COEXEC_CACHE_DIR",
             value: String::new(),
             reason: "name a directory for compiled models: there is no home directory".to_owned(),
         })?;
-        let key = options.key(&model.hash_hex(), library);
-        let dir = cache.join("npu").join(format!("{}-{}-{key}", model.hash_hex(), self.profile.name));
-        match CompiledModel::read(&dir)
-            .and_then(|found| found.check(&dir, model, &self.profile, library).map(|()| found))
-        {
-            Ok(found) => {
-                tracing::info!(dir = %dir.display(), "compiled model from the cache");
-                return Ok((dir, found));
-            }
-            Err(error) if dir.exists() => {
-                tracing::warn!(%error, "the cached compiled model is not used; compiling again")
-            }
-            Err(_) => tracing::info!(chip = self.profile.name, "compiling static graphs (first use)"),
-        }
-        let started = Instant::now();
-        fs::create_dir_all(&dir)
-            .map_err(|e| RuntimeError::Compiled { path: dir.clone(), reason: format!("cannot be made: {e}") })?;
-        let library_dir = self.choice.library_dir.as_deref();
-        let made =
-            compile(model, &options, library_dir, &dir, &self.choice.compiler, &CancelToken::new(), &mut |_| {})?;
-        tracing::info!(seconds = started.elapsed().as_secs_f64(), dir = %dir.display(), "static graphs compiled");
-        Ok((dir, made))
+        let cache = Cache::new(dir, self.choice.cache_limit_bytes.unwrap_or(cache::DEFAULT_LIMIT_BYTES));
+        let hash = model.hash_hex();
+        let key = format!("{hash}-{}-{}", self.profile.name, options.key(&hash, library));
+        let chunks = chunk_lens.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let label = format!(
+            "{}, graphs for {}, chunk lengths {chunks}, QNN {library}",
+            model.file().label(),
+            self.profile.name
+        );
+        let progress = &self.choice.progress;
+        let found = cache.get_or_make(
+            Wanted { kind: cache::NPU, key: &key, label: &label },
+            cancel,
+            &mut |pid| progress.tell(&CompileEvent::Waiting { pid }),
+            &mut |dir| {
+                // The index is taken away from an entry that turned out to be wrong: see `stale`.
+                if !dir.join(COMPILED_FILE).exists() {
+                    return Ok(None);
+                }
+                let found = CompiledModel::read(dir)?;
+                found.check(dir, model, &self.profile, library).map(|()| Some(found))
+            },
+            &mut |dir| {
+                let library_dir = self.choice.library_dir.as_deref();
+                let started = Instant::now();
+                let tell = &mut |event: &CompileEvent<'_>| progress.tell(event);
+                compile_into(model, &options, library_dir, dir, &self.choice.compiler, cancel, tell)?;
+                tracing::info!(seconds = started.elapsed().as_secs_f64(), "static graphs compiled");
+                Ok(())
+            },
+        )?;
+        tracing::info!(dir = %found.0.path().display(), "compiled model from the cache");
+        Ok(found)
     }
+}
+
+/// The first linear that two schedules run in different ways.
+fn first_other(
+    theirs: &[[Treatment; 4]],
+    ours: &[[Treatment; 4]],
+) -> Option<(usize, LinearKind, Treatment, Treatment)> {
+    let layers = theirs.iter().zip(ours).enumerate();
+    layers
+        .flat_map(|(l, (a, b))| LinearKind::ALL.map(|kind| (l, kind, a[kind.index()], b[kind.index()])))
+        .find(|(_, _, a, b)| a != b)
 }
 
 impl NpuBackend for QnnBackend {
@@ -178,9 +219,15 @@ impl NpuBackend for QnnBackend {
         &self.profile
     }
 
-    fn open(&self, model: &Model, chunk_lens: &[usize]) -> Result<OpenNpu, RuntimeError> {
+    fn open(&self, model: &Model, chunk_lens: &[usize], cancel: &CancelToken) -> Result<OpenNpu, RuntimeError> {
         let opened = self.device()?;
-        let (dir, compiled) = self.compiled(&opened, model, chunk_lens)?;
+        let (dir, in_use, compiled) = match &self.choice.compiled_dir {
+            Some(dir) => (dir.clone(), None, self.named(dir, &opened, model, chunk_lens)?),
+            None => {
+                let (in_use, compiled) = self.cached(&opened, model, chunk_lens, cancel)?;
+                (in_use.path().to_owned(), Some(Arc::new(in_use)), compiled)
+            }
+        };
         let OpenQnn { device, target, .. } = opened;
         let mut contexts = Vec::new();
         let mut needed_bytes = 0u64;
@@ -191,13 +238,20 @@ impl NpuBackend for QnnBackend {
             };
             if used(&context.manifest.spec) {
                 needed_bytes = needed_bytes.saturating_add(context.manifest.blob_bytes);
-                let (path, manifest, device) = (dir.join(&context.file), context.manifest.clone(), Arc::clone(&device));
-                let cached = self.choice.compiled_dir.is_none().then(|| dir.join(COMPILED_FILE));
+                let (from, compiled, device) = (dir.clone(), context.clone(), Arc::clone(&device));
+                let (cached, in_use) = (in_use.is_some().then(|| dir.join(COMPILED_FILE)), in_use.clone());
                 let load = move || {
-                    let loaded = read_binary(&path).and_then(|bytes| device.load(&bytes, &manifest));
+                    // As long as a context can be loaded from it, the cache keeps it.
+                    let _held = &in_use;
+                    let loaded = compiled.read_binary(&from).and_then(|bytes| device.load(&bytes, &compiled.manifest));
                     loaded.map_err(|error| match &cached {
-                        Some(index) if matches!(error, NpuError::Manifest { .. } | NpuError::Blob { .. }) => {
-                            stale(index, &manifest.device, &error)
+                        Some(index)
+                            if matches!(
+                                error,
+                                NpuError::Manifest { .. } | NpuError::Graph { .. } | NpuError::Blob { .. }
+                            ) =>
+                        {
+                            stale(index, &compiled.manifest.device, &error)
                         }
                         _ => error,
                     })
@@ -222,8 +276,4 @@ fn stale(index: &Path, device: &str, error: &NpuError) -> NpuError {
     // When it cannot be removed, the retry fails alike and the prompt ends elsewhere.
     let _ = fs::remove_file(index);
     NpuError::DeviceLost { device: device.to_owned(), reason: format!("a cached binary is not right: {error}") }
-}
-
-fn read_binary(path: &Path) -> Result<Vec<u8>, NpuError> {
-    fs::read(path).map_err(|e| NpuError::Blob { reason: format!("`{}` cannot be read: {e}", path.display()) })
 }

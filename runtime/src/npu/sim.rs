@@ -7,6 +7,7 @@ use coexec_npu::{
     DeviceProfile, NpuDevice,
     sim::{SimDevice, SimOptions, SimTiming},
 };
+use coexec_scheduler::CancelToken;
 use std::sync::Arc;
 
 /// One simulated device, which lives as long as the engine: its faults are counted over all contexts, and after a loss a
@@ -46,8 +47,8 @@ impl NpuBackend for SimBackend {
         self.device.profile()
     }
 
-    fn open(&self, model: &Model, chunk_lens: &[usize]) -> Result<OpenNpu, RuntimeError> {
-        let shards = self.profile().shard(&split_spec(model, chunk_lens)?)?;
+    fn open(&self, model: &Model, chunk_lens: &[usize], _: &CancelToken) -> Result<OpenNpu, RuntimeError> {
+        let shards = self.profile().shard(&split_spec(model, chunk_lens)?, None)?;
         let weights = ModelWeights::new(model);
         let contexts = shards.iter().map(|spec| self.device.prepare(spec, &weights)).collect::<Result<_, _>>()?;
         let device: Arc<dyn NpuDevice> = self.device.clone();

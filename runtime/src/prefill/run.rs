@@ -312,31 +312,27 @@ impl Execution<'_> {
             Input::Rows(m, _) => m * k,
         };
         let calibration = self.calibration(kind, l)?;
-        let (treatment, (scale, _)) = (calibration.treatment, calibration.scales());
+        let (treatment, coded) = (calibration.treatment, calibration.codes());
         let chunk_len = self.runner.plan.chunks[chunk].chunk_len;
         let parts = self.runner.model.config().linear_parts(kind);
         let mut npu = self.buffers[chunk].npu.lock();
-        let bindings =
-            npu.allocate(kind, treatment, || self.npu()?.bindings(chunk_len * treatment.code_bytes(), k, &parts))?;
+        let bindings = npu.allocate(kind, treatment, || self.npu()?.bindings(chunk_len * coded.bytes(), k, &parts))?;
         let mut codes = bindings.inputs[0].write()?;
         let mut shadow = self.buffers[chunk].shadow.lock();
-        let (used, padding) = codes.split_at_mut(elems * treatment.code_bytes());
+        let (used, padding) = codes.split_at_mut(elems * coded.bytes());
         let (ctx, residuals) = (self.ctx(lanes), &mut shadow.residuals);
-        let (scale, width) = match treatment {
-            Treatment::Wide => (scale / 256.0, CodeWidth::U16),
-            _ => (scale, CodeWidth::U8),
-        };
+        let (scale, width) = (coded.input_step(), if coded.wide { CodeWidth::U16 } else { CodeWidth::U8 });
         match input {
             Input::Whole(x) => coexec_cpu::quantize(&ctx, x, k, scale, width, used, residuals)?,
             Input::Rows(m, row) => coexec_cpu::quantize_rows(&ctx, m, k, row, scale, width, used, residuals)?,
         }
-        if width == CodeWidth::U16 {
-            padding.chunks_exact_mut(2).for_each(|code| code.copy_from_slice(&32_768u16.to_le_bytes()));
+        if coded.wide {
+            padding.chunks_exact_mut(2).for_each(|code| code.copy_from_slice(&coded.zero_point().to_le_bytes()));
         } else {
             if let (Treatment::Split, Input::Whole(x)) = (treatment, input) {
                 residuals.take_channels(x, k, &calibration.hot_channels, used)?;
             }
-            padding.fill(128);
+            padding.fill(coded.zero_point() as u8);
         }
         self.shadow.clipped(&shadow.residuals, treatment.has_shadow());
         Ok(())
@@ -394,7 +390,7 @@ impl Execution<'_> {
     ) -> Result<R, RuntimeError> {
         let calibration = self.calibration(kind, l)?;
         let weight = self.runner.model.linear(l, kind);
-        let (treatment, (input_scale, output_scales)) = (calibration.treatment, calibration.scales());
+        let (treatment, coded) = (calibration.treatment, calibration.codes());
         let bindings = self.buffers[chunk].npu.lock().get(kind, treatment).cloned().unwrap_or_default();
         let shadow = treatment.has_shadow().then(|| self.buffers[chunk].shadow.lock());
         let input = bindings.inputs.first().map(coexec_npu::NpuBuffer::read).transpose()?;
@@ -406,11 +402,11 @@ impl Execution<'_> {
             .config()
             .linear_parts(kind)
             .into_iter()
-            .zip(output_scales)
+            .zip(coded.output_steps())
             .zip(&outputs)
             .map(|((width, scale), codes)| {
                 first += width;
-                OutputPart { first: first - width, width, scale: *scale, codes }
+                OutputPart { first: first - width, width, scale, codes }
             })
             .collect();
         let join = Join {
@@ -419,9 +415,9 @@ impl Execution<'_> {
             parts: &parts,
             correction: shadow.as_ref().map(|shadow| &shadow.corrections[kind.index()][..]),
             input_codes: input.as_deref().unwrap_or_default(),
-            input_scale,
+            input_scale: coded.input_step(),
             weight,
-            wide: treatment == Treatment::Wide,
+            wide: coded.wide,
         };
         f(&join)
     }

@@ -44,15 +44,44 @@ fn def<'a>(name: &'a str, kind: TensorKind<'a>, dims: &'a [u32]) -> TensorDef<'a
 
 /// `y = a + b` on u8 codes with scale 1.
 fn add_graph(context: &Arc<RawContext>, name: &str, estimate: bool) -> (RawGraph, FinalizeReport) {
-    let mut graph = RawGraph::create(context, name, &GraphOptions::default()).expect("graph");
+    try_add_graph(context, name, estimate).expect("a graph")
+}
+
+fn try_add_graph(
+    context: &Arc<RawContext>,
+    name: &str,
+    estimate: bool,
+) -> Result<(RawGraph, FinalizeReport), NpuError> {
+    let mut graph = RawGraph::create(context, name, &GraphOptions::default())?;
     let dims = [1, 1, 4, 32];
-    let a = graph.tensor(&def("a", TensorKind::Input, &dims)).expect("a");
-    let b = graph.tensor(&def("b", TensorKind::Input, &dims)).expect("b");
-    let y = graph.tensor(&def("y", TensorKind::Output, &dims)).expect("y");
+    let a = graph.tensor(&def("a", TensorKind::Input, &dims))?;
+    let b = graph.tensor(&def("b", TensorKind::Input, &dims))?;
+    let y = graph.tensor(&def("y", TensorKind::Output, &dims))?;
     let node = NodeDef { name: "sum", op_type: "ElementWiseAdd", params: &[], inputs: &[&a, &b], outputs: &[&y] };
-    graph.node(&node).expect("node");
-    let report = graph.finalize(estimate).expect("finalises");
-    (graph, report)
+    graph.node(&node)?;
+    let report = graph.finalize(estimate)?;
+    Ok((graph, report))
+}
+
+/// The limits that the chips' profiles state, met in the library: a context with shared weights is not saved with one graph
+/// more than that; without sharing there is no such limit, and names may be long.
+#[test]
+fn the_library_has_the_limits_of_the_profiles() {
+    let _alone = ALONE.lock();
+    let Some(device) = device("the_library_has_the_limits_of_the_profiles", 57) else { return };
+    let limit = crate::profile::chips::named("sm8650").expect("known").max_sharing_graphs;
+    let fill = |weight_sharing, graphs: usize| {
+        let options = ContextOptions { weight_sharing, ..options("many") };
+        let context = RawContext::create(&device, &options)?;
+        for i in 0..graphs {
+            try_add_graph(&context, &format!("{}.{i}", "a-rather-long-name-of-a-graph".repeat(8)), false)?;
+        }
+        context.binary().map(|bytes| bytes.len())
+    };
+    assert!(fill(true, limit).expect("the library takes it") > 0);
+    let error = fill(true, limit + 1).expect_err("one more than the library takes");
+    assert!(matches!(error, NpuError::Code { code: 5007, .. }), "{error}");
+    assert!(fill(false, limit + 1).expect("no limit without sharing") > 0);
 }
 
 #[test]
