@@ -106,8 +106,7 @@ pub(super) fn check_prompt(
         };
         let prompt = tokens(model, text, chunk_len)?;
         let run = |engine: &Engine| {
-            let options =
-                PrefillOptions { logits: LogitsWanted::All, cancel: cancel.clone(), ..PrefillOptions::default() };
+            let options = PrefillOptions { logits: LogitsWanted::All, cancel: cancel.clone() };
             let done = engine.session().prefill(&prompt, &options)?;
             match done.ran_elsewhere.first() {
                 Some(elsewhere) => Err(RuntimeError::Schedule(format!("the NPU failed: {elsewhere}"))),
