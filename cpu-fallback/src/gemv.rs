@@ -21,6 +21,8 @@ use parking_lot::Mutex;
 pub const MAX_ROWS: usize = 8;
 /// Panels whose gate and up columns are kept on the stack together.
 const ACT_PANELS: usize = 4;
+/// Panels of activations that a thread takes at a time.
+const TAKE_ACT_PANELS: usize = 32;
 /// Bytes of weights that a thread takes at a time.
 const TAKE_BYTES: usize = 256 * 1024;
 
@@ -37,6 +39,8 @@ pub enum Output {
 #[derive(Debug, Default)]
 pub struct TileScratch {
     threads: Vec<ThreadScratch>,
+    /// Gate and up where they cannot be made beside each other.
+    gate_up: Vec<f32>,
 }
 
 /// Memory of one thread.
@@ -97,8 +101,6 @@ pub fn few_rows_swiglu(
     out: &mut [f32],
     scratch: &mut TileScratch,
 ) -> Result<(), CpuError> {
-    scratch.reserve(ctx.lanes.max(1), 0);
-    let call = Call::new(ctx, w, input, scratch)?;
     let (m, ffn) = (input.rows(), w.n / 2);
     if !w.n.is_multiple_of(2) || !ffn.is_multiple_of(PANEL_ROWS) {
         return Err(CpuError::Argument {
@@ -108,6 +110,11 @@ pub fn few_rows_swiglu(
         });
     }
     check_len("few rows: out [m, ffn]", m.checked_mul(ffn), out.len())?;
+    if w.tiles.whole().is_none() {
+        return tiles_swiglu(ctx, w, input, out, scratch);
+    }
+    scratch.reserve(ctx.lanes.max(1), 0);
+    let call = Call::new(ctx, w, input, scratch)?;
     let grain = (TAKE_BYTES / (2 * panel_layout(w.format, w.k).bytes).max(1)).clamp(1, ACT_PANELS);
     for_each_unit(ctx, out, (m, ffn), PANEL_ROWS, grain, &|worker, mut block| {
         let (cols, wide) = (block.col_range(), block.cols());
@@ -122,6 +129,32 @@ pub fn few_rows_swiglu(
         }
     });
     call.result()
+}
+
+/// [`few_rows_swiglu`] where tiles are decompressed at use: gate and up of an output lie in different tiles, so the whole product
+/// comes first, and every tile is decompressed once.
+fn tiles_swiglu(
+    ctx: &Ctx<'_>,
+    w: &PanelTensor<'_>,
+    input: &LinearInput,
+    out: &mut [f32],
+    scratch: &mut TileScratch,
+) -> Result<(), CpuError> {
+    let (m, ffn) = (input.rows(), w.n / 2);
+    let mut gate_up = std::mem::take(&mut scratch.gate_up);
+    gate_up.resize(m * w.n, 0.0);
+    let result = few_rows(ctx, w, input, &mut gate_up, Output::Store, scratch);
+    if result.is_ok() {
+        for_each_unit(ctx, out, (m, ffn), PANEL_ROWS, TAKE_ACT_PANELS, &|_, mut block| {
+            let cols = block.col_range();
+            for (r, row) in gate_up.chunks_exact(w.n).enumerate() {
+                let (gate, up) = row.split_at(ffn);
+                ctx.kernels.silu_mul(&gate[cols.clone()], &up[cols.clone()], block.row(r));
+            }
+        });
+    }
+    scratch.gate_up = gate_up;
+    result
 }
 
 /// What every part of a call knows.

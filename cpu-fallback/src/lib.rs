@@ -64,7 +64,7 @@ pub use requantize::{Requantize, gemm_u8s8_requantized};
 pub use rope::RopeTable;
 pub use sample::{argmax, top_k};
 pub use shadow::{CodeWidth, Residuals, quantize, quantize_rows, shadow};
-pub use source::{ChannelRows, PanelTensor, SliceTiles, TileSource};
+pub use source::{ChannelRows, PanelTensor, SliceTiles, TileBuffer, TileSource};
 pub use swiglu::linear_swiglu;
 
 /// What a computation runs with: which kernels, on which threads, on how many of them.

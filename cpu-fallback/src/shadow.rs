@@ -1,7 +1,7 @@
 //! The shadow of a W8A8 linear: what clipping took away, put back in float (DESIGN, "Arithmetic of a shadowed linear").
 
 use crate::{
-    ChannelRows, CpuError, Ctx,
+    ChannelRows, CpuError, Ctx, TileBuffer,
     error::check_len,
     kernels::{Grid, for_each_block, for_each_item},
 };
@@ -339,9 +339,11 @@ pub fn shadow(
     }
     let (failure, workers) = (Mutex::new(None), worker_scratch(ctx));
     // Blocks of columns of all tokens: a block's rows of weights are read once and stay in a cache while tokens use them.
-    let grid = Grid { rows: residuals.rows(), cols: n, row_step: residuals.rows(), col_step: COLUMNS, col_lead: 0 };
+    let (m, col_step) = (residuals.rows(), rows.column_step().unwrap_or(COLUMNS));
+    let grid = Grid { rows: m, cols: n, row_step: m, col_step, col_lead: 0 };
     for_each_block(ctx.pool, ctx.lanes, y2, grid, &|worker, mut block| {
         let (cols, weights) = (block.col_range(), &mut *workers[worker].lock());
+        let mut tile = TileBuffer::default();
         let mut next: Vec<usize> = (0..block.rows()).map(|r| residuals.row_range(r).start).collect();
         for r in 0..block.rows() {
             block.row(r).fill(0.0);
@@ -352,7 +354,7 @@ pub fn shadow(
             if failure.lock().is_some() {
                 return;
             }
-            if let Err(error) = rows.read(batch, cols.clone(), weights) {
+            if let Err(error) = rows.read(batch, cols.clone(), &mut tile, weights) {
                 failure.lock().get_or_insert(error);
                 return;
             }

@@ -23,6 +23,33 @@ pub trait TileSource: Sync {
     }
 }
 
+/// A tile that was decompressed, for whoever needs it again. A thread has one for each tensor that it reads out of order.
+#[derive(Debug, Default)]
+pub struct TileBuffer {
+    bytes: AlignedBytes,
+    holds: Option<usize>,
+}
+
+impl TileBuffer {
+    /// The bytes of tile `index` of `w`, the one tensor that this buffer is used with: as they are held from the last call, or
+    /// read by [`PanelTensor::tile`].
+    ///
+    /// # Errors
+    /// Those of [`PanelTensor::tile`].
+    pub fn tile<'s>(&'s mut self, w: &'s PanelTensor<'_>, index: usize) -> Result<&'s [u8], CpuError> {
+        if self.holds != Some(index) {
+            self.holds = None;
+            let address = w.tile(index, &mut self.bytes)?.as_ptr();
+            if address != self.bytes.as_slice().as_ptr() {
+                // In place: reading it again costs nothing.
+                return w.tile(index, &mut self.bytes);
+            }
+            self.holds = Some(index);
+        }
+        Ok(self.bytes.as_slice())
+    }
+}
+
 /// A packed tensor whose tiles lie one after another in memory.
 #[derive(Clone, Copy, Debug)]
 pub struct SliceTiles<'a> {
@@ -135,9 +162,22 @@ impl PanelTensor<'_> {
 
 /// Hands out float rows `W[k, :]` (all outputs of input channel `k`) of one linear, for its shadow.
 pub trait ChannelRows: Sync {
-    /// Writes columns `cols` of the rows of `channels` (ascending): `out` `[channels, cols]`. `cols` begins on a panel of 16.
+    /// Writes columns `cols` of the rows of `channels` (ascending): `out` `[channels, cols]`. `cols` begins on a panel of
+    /// 16 and, where [`Self::column_step`] says so, is one step. `tile` is for these columns only.
     ///
     /// # Errors
     /// When a row cannot be read.
-    fn read(&self, channels: &[u32], cols: Range<usize>, out: &mut [f32]) -> Result<(), TileError>;
+    fn read(
+        &self,
+        channels: &[u32],
+        cols: Range<usize>,
+        tile: &mut TileBuffer,
+        out: &mut [f32],
+    ) -> Result<(), TileError>;
+
+    /// Columns that are best read together, whole panels of 16: those of a tile where tiles are decompressed. `None` where any
+    /// number will do.
+    fn column_step(&self) -> Option<usize> {
+        None
+    }
 }

@@ -87,6 +87,35 @@ fn swiglu_is_that_of_the_parts() {
 }
 
 #[test]
+fn every_tile_is_read_once() {
+    let pool = Pool::new(3);
+    // Panels of many bytes: tiles of a few of them, so that (but for f32) gate ends inside a tile.
+    let (ffn, k) = (144, 3000);
+    let mut numbers = Numbers::new(3);
+    let rows: Vec<Vec<f32>> = (0..2 * ffn).map(|_| numbers.floats(k)).collect();
+    for format in WeightFormat::ALL {
+        let tiles = Copied::new(format, k, &pack(format, k, &rows));
+        let w = PanelTensor { format, n: 2 * ffn, k, tiles: &tiles };
+        assert!(w.num_tiles() > 1, "{format}");
+        let reads = || tiles.reads.swap(0, std::sync::atomic::Ordering::Relaxed);
+        for (m, lanes) in [(1, 1), (1, 3), (5, 2), (8, 3)] {
+            let (ctx, x) = (ctx(&pool, lanes), numbers.floats(m * k));
+            let (mut input, mut scratch) = (LinearInput::default(), TileScratch::default());
+            input.copy(&ctx, format, &x, k).expect("fits");
+            let mut y = vec![0.0; m * 2 * ffn];
+            for output in [Output::Store, Output::Add] {
+                few_rows(&ctx, &w, &input, &mut y, output, &mut scratch).expect("fits");
+                assert_eq!(reads(), w.num_tiles(), "{format} {m} rows, {lanes} lanes, {output:?}");
+            }
+            few_rows_swiglu(&ctx, &w, &input, &mut y[..m * ffn], &mut scratch).expect("fits");
+            assert_eq!(reads(), w.num_tiles(), "{format} {m} rows, {lanes} lanes, SwiGLU");
+            linear_input(&ctx, &w, &input, &mut y, &mut LinearScratch::new()).expect("fits");
+            assert_eq!(reads(), w.num_tiles(), "{format} {m} rows, {lanes} lanes, linear");
+        }
+    }
+}
+
+#[test]
 fn bad_calls_are_errors() {
     let pool = Pool::new(2);
     let ctx = ctx(&pool, 2);

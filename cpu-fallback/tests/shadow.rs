@@ -14,7 +14,13 @@ struct Rows {
 }
 
 impl ChannelRows for Rows {
-    fn read(&self, channels: &[u32], cols: std::ops::Range<usize>, out: &mut [f32]) -> Result<(), TileError> {
+    fn read(
+        &self,
+        channels: &[u32],
+        cols: std::ops::Range<usize>,
+        _: &mut TileBuffer,
+        out: &mut [f32],
+    ) -> Result<(), TileError> {
         assert!(cols.start.is_multiple_of(16) && out.len() == channels.len() * cols.len());
         self.reads.fetch_add(out.len(), std::sync::atomic::Ordering::Relaxed);
         for (channel, out) in channels.iter().zip(out.chunks_exact_mut(cols.len())) {

@@ -91,6 +91,7 @@ impl Session {
 
         // Static graphs are prepared once per model, not per prompt: not part of TTFT.
         engine.prepare_npu(&request.cancel)?;
+        let decompressed = engine.model().decompressed();
         let start = Instant::now();
         let options = PrefillOptions { cancel: request.cancel.clone(), ..PrefillOptions::default() };
         let mut prefill = self.prefill(&request.prompt, &options)?;
@@ -173,6 +174,7 @@ impl Session {
         stats.ttft_ms = ttft.as_secs_f64() * 1e3;
         let decoded = tokens.len().saturating_sub(1);
         (stats.drafted, stats.accepted) = (drafted, accepted);
+        stats.decompressed = engine.model().decompressed() - decompressed;
         stats.decode_tokens_per_s = (decoded > 0).then(|| decoded as f64 / decode_time.as_secs_f64().max(1e-9));
         Ok(Generation { text, tokens, finish_reason, stats, prefill })
     }
@@ -198,7 +200,6 @@ pub fn prefill_stats(engine: &crate::Engine, prefill: &PrefillOutput, tokens: us
         npu_failures: prefill.npu_failures.clone(),
         shadow: prefill.shadow,
         saturated: prefill.saturated,
-        drafted: 0,
-        accepted: 0,
+        ..Stats::default()
     }
 }

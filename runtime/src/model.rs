@@ -4,12 +4,13 @@ use crate::{
     RuntimeError, ScheduleChoice,
     layer::LayerView,
     text::Tokenizer,
-    weights::{Weight, WeightState, panel_tensors, plan_states},
+    weights::{DecompressedWeights, Weight, WeightCounters, WeightState, panel_tensors, plan_states},
 };
 use coexec_cpu::RopeTable;
 use coexec_model::{
     Calibration, DecoderConfig, LayerIdx, LayerTensor, LinearKind, Schedule, TensorName, packed::PackedFile,
 };
+use coexec_scheduler::CancelToken;
 use parking_lot::RwLock;
 use std::{collections::HashMap, sync::Arc};
 
@@ -45,6 +46,7 @@ pub struct Model {
     /// That of the file, with the schedule in use.
     calibration: Option<Calibration>,
     rope: RwLock<Arc<RopeTable>>,
+    counters: Arc<WeightCounters>,
 }
 
 impl Model {
@@ -58,6 +60,19 @@ impl Model {
         budget_bytes: Option<u64>,
         schedule: &ScheduleChoice,
     ) -> Result<Self, RuntimeError> {
+        Self::load_until(file, budget_bytes, schedule, &CancelToken::new())
+    }
+
+    /// As [`Self::load`]; stops between tensors when `cancel` says so.
+    ///
+    /// # Errors
+    /// As [`Self::load`], and [`RuntimeError::Cancelled`].
+    pub fn load_until(
+        file: Arc<PackedFile>,
+        budget_bytes: Option<u64>,
+        schedule: &ScheduleChoice,
+        cancel: &CancelToken,
+    ) -> Result<Self, RuntimeError> {
         let config = file.config().clone();
         let mut calibration = file.calibration().cloned();
         if let Some(calibration) = &mut calibration {
@@ -70,7 +85,11 @@ impl Model {
         let sizes = names.iter().map(|n| Weight::size(&file, *n)).collect::<Result<Vec<_>, _>>()?;
         let states: HashMap<TensorName, WeightState> =
             names.iter().copied().zip(plan_states(&sizes, budget_bytes)).collect();
-        let open = |name: TensorName| Weight::open(&file, name, states[&name]);
+        let counters = Arc::<WeightCounters>::default();
+        let open = |name: TensorName| match cancel.is_cancelled() {
+            true => Err(RuntimeError::Cancelled),
+            false => Weight::open(&file, name, states[&name], &counters),
+        };
         let layers = (0..config.num_hidden_layers)
             .map(|l| {
                 let name = |t: LayerTensor| TensorName::Layer(LayerIdx(l), t);
@@ -104,6 +123,7 @@ impl Model {
             layers,
             rope: RwLock::new(Arc::new(RopeTable::new(&config, 0)?)),
             calibration,
+            counters: Arc::clone(&counters),
             file,
         })
     }
@@ -118,6 +138,12 @@ impl Model {
     #[must_use]
     pub fn hash_hex(&self) -> String {
         format!("{:016x}", self.file().content_hash())
+    }
+
+    /// Weights that were decompressed at use since the model was opened, by all sessions.
+    #[must_use]
+    pub fn decompressed(&self) -> DecompressedWeights {
+        self.counters.get()
     }
 
     /// The configuration.

@@ -5,8 +5,13 @@
 //! linear gives, up to the output's own rounding. An output code that saturated (0 or 255) says nothing about `y1`, so
 //! that element is computed again from the codes, exactly.
 
-use crate::{RuntimeError, model::HotRows, prefill::ShadowCounters, weights::Weight};
-use coexec_cpu::{ChannelRows, Ctx, TileError};
+use crate::{
+    RuntimeError,
+    model::HotRows,
+    prefill::ShadowCounters,
+    weights::{Weight, WeightState},
+};
+use coexec_cpu::{ChannelRows, Ctx, TileBuffer, TileError};
 use coexec_model::layout::{PANEL_ROWS, panel_layout};
 use half::slice::HalfFloatSliceExt;
 use parking_lot::Mutex;
@@ -30,7 +35,17 @@ pub struct ShadowRows<'a> {
 }
 
 impl ChannelRows for ShadowRows<'_> {
-    fn read(&self, channels: &[u32], cols: Range<usize>, out: &mut [f32]) -> Result<(), TileError> {
+    fn column_step(&self) -> Option<usize> {
+        (self.weight.state() == WeightState::Compressed).then(|| self.weight.rows_per_tile())
+    }
+
+    fn read(
+        &self,
+        channels: &[u32],
+        cols: Range<usize>,
+        tile: &mut TileBuffer,
+        out: &mut [f32],
+    ) -> Result<(), TileError> {
         let (n, width) = (self.weight.n(), cols.len());
         let mut cold = Vec::with_capacity(channels.len());
         for (i, channel) in channels.iter().enumerate() {
@@ -54,7 +69,7 @@ impl ChannelRows for ShadowRows<'_> {
         }
         // Panel by panel: its columns lie near each other.
         self.weight
-            .for_panels(cols.clone(), &mut |first, panel| {
+            .for_panels(cols.clone(), tile, &mut |first, panel| {
                 let at = first - cols.start;
                 let count = PANEL_ROWS.min(width - at);
                 for (i, k) in &cold {
@@ -173,11 +188,13 @@ impl Join<'_> {
     fn recompute(&self, saturated: &mut [(usize, usize)], out: &mut [f32]) -> Result<(), RuntimeError> {
         saturated.sort_unstable();
         let k = self.weight.k();
-        let mut codes = Vec::new();
+        let (mut codes, mut tile) = (Vec::new(), TileBuffer::default());
+        // By column, so that the tile of one column serves the next.
         for group in saturated.chunk_by(|a, b| a.0 == b.0) {
-            let n = group[0].0;
-            let mut scale = 0.0;
-            self.weight.for_panels(n..n + 1, &mut |first, panel| scale = panel.read_int8_row(n - first, &mut codes))?;
+            let (n, mut scale) = (group[0].0, 0.0);
+            self.weight.for_panels(n..n + 1, &mut tile, &mut |first, panel| {
+                scale = panel.read_int8_row(n - first, &mut codes);
+            })?;
             for (_, row) in group {
                 let inputs = &self.input_codes[row * k..(row + 1) * k];
                 // In 16 bits, whose products compilers add in pairs.

@@ -1,6 +1,6 @@
 //! What a run measured: times, rates, where things ran.
 
-use crate::prefill::ShadowWork;
+use crate::{prefill::ShadowWork, weights::DecompressedWeights};
 use serde::Serialize;
 
 /// Statistics of one generation, as `coexec run --format json` prints them.
@@ -32,6 +32,8 @@ pub struct Stats {
     pub npu_failures: Vec<String>,
     /// What shadow did in prefill.
     pub shadow: ShadowWork,
+    /// Weights decompressed at use, where a memory budget keeps them compressed; those of all sessions in that time.
+    pub decompressed: DecompressedWeights,
     /// NPU outputs that saturated; those of linears with shadow were computed again on the CPU.
     pub saturated: u64,
     /// Tokens that were guessed for decoding.

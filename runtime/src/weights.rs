@@ -5,14 +5,21 @@
 //! kernel needs it). [`plan_states`] decides before anything is read; every tile's checksum is checked before first use.
 
 use crate::RuntimeError;
-use coexec_cpu::{PanelTensor, SliceTiles, TileError, TileSource};
+use coexec_cpu::{CpuError, PanelTensor, SliceTiles, TileBuffer, TileError, TileSource};
 use coexec_model::{
     LayerIdx, TensorName, WeightFormat,
     align::AlignedBytes,
     layout,
     packed::{PackedFile, TensorEntry},
 };
-use std::{ops::Range, sync::Arc};
+use serde::Serialize;
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 /// Where a tensor's weights live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +30,43 @@ pub enum WeightState {
     Pinned,
     /// Decompressed tile by tile at every use.
     Compressed,
+}
+
+/// Tiles that were decompressed because a kernel needed them, not when the model was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DecompressedWeights {
+    /// Tiles, each as often as it was decompressed.
+    pub tiles: u64,
+    /// Bytes that they became.
+    pub bytes: u64,
+}
+
+impl std::ops::Sub for DecompressedWeights {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self { tiles: self.tiles - before.tiles, bytes: self.bytes - before.bytes }
+    }
+}
+
+/// Counts [`DecompressedWeights`] of all tensors of a model.
+#[derive(Debug, Default)]
+pub struct WeightCounters {
+    tiles: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl WeightCounters {
+    fn decompressed(&self, bytes: usize) {
+        self.tiles.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn get(&self) -> DecompressedWeights {
+        DecompressedWeights { tiles: self.tiles.load(Ordering::Relaxed), bytes: self.bytes.load(Ordering::Relaxed) }
+    }
 }
 
 /// What the planner needs to know of a tensor.
@@ -63,6 +107,7 @@ pub struct Weight {
     pinned: AlignedBytes,
     /// Its place in the file, where it is mapped.
     mapped: Range<usize>,
+    counters: Arc<WeightCounters>,
 }
 
 impl Weight {
@@ -78,11 +123,16 @@ impl Weight {
         Ok(TensorSize { raw_bytes, in_place })
     }
 
-    /// Opens a tensor in the given state, checking its tiles unless they are only read at use.
+    /// Opens a tensor in the given state, checking its tiles unless they are only read at use; then `counters` count them.
     ///
     /// # Errors
     /// When a tile is damaged.
-    pub fn open(file: &Arc<PackedFile>, name: TensorName, state: WeightState) -> Result<Self, RuntimeError> {
+    pub fn open(
+        file: &Arc<PackedFile>,
+        name: TensorName,
+        state: WeightState,
+        counters: &Arc<WeightCounters>,
+    ) -> Result<Self, RuntimeError> {
         let entry = file.tensor(name)?.clone();
         let format = panel_format(&entry)?;
         let (mut pinned, mut mapped) = (AlignedBytes::default(), 0..0);
@@ -100,7 +150,8 @@ impl Weight {
             }
             WeightState::Compressed => {}
         }
-        Ok(Self { file: Arc::clone(file), entry, format, state, pinned, mapped })
+        let (file, counters) = (Arc::clone(file), Arc::clone(counters));
+        Ok(Self { file, entry, format, state, pinned, mapped, counters })
     }
 
     /// Its name in the file.
@@ -139,25 +190,33 @@ impl Weight {
         PanelTensor { format: self.format, n: self.entry.n, k: self.entry.k, tiles: self }
     }
 
-    /// Calls `f` with every panel of a range of rows and the index of the panel's first row.
+    /// Output rows of a tile.
+    #[must_use]
+    pub fn rows_per_tile(&self) -> usize {
+        layout::panels_per_tile(self.format, self.entry.k) * layout::PANEL_ROWS
+    }
+
+    /// Calls `f` with every panel of a range of rows and the index of the panel's first row. `buffer`, which is used with this
+    /// tensor only, keeps the last tile for calls that follow.
     ///
     /// # Errors
     /// When a tile is damaged.
     pub fn for_panels(
         &self,
         rows: Range<usize>,
+        buffer: &mut TileBuffer,
         f: &mut dyn FnMut(usize, layout::Panel<'_>),
     ) -> Result<(), RuntimeError> {
-        let per_tile = layout::panels_per_tile(self.format, self.entry.k);
+        let (tensor, per_tile) = (self.panels(), layout::panels_per_tile(self.format, self.entry.k));
         let bytes = layout::panel_layout(self.format, self.entry.k).bytes;
-        let mut scratch = AlignedBytes::default();
         let panels = rows.start / layout::PANEL_ROWS..layout::panels(rows.end);
         let mut at = panels.start;
         while at < panels.end {
             let index = at / per_tile;
-            let tile = self
-                .tile(index, &mut scratch)
-                .map_err(|source| RuntimeError::Tile { tensor: self.entry.name, source })?;
+            let tile = buffer.tile(&tensor, index).map_err(|error| match error {
+                CpuError::Tile(source) => RuntimeError::Tile { tensor: self.entry.name, source },
+                other => RuntimeError::Cpu(other),
+            })?;
             let end = ((index + 1) * per_tile).min(panels.end);
             for panel in at..end {
                 let inside = panel - index * per_tile;
@@ -195,6 +254,7 @@ impl TileSource for Weight {
             *scratch = AlignedBytes::zeroed(raw_bytes);
         }
         self.file.read_tile(&self.entry, index, scratch.as_mut_slice()).map_err(fail)?;
+        self.counters.decompressed(raw_bytes);
         Ok(scratch.as_slice())
     }
 }

@@ -1,6 +1,7 @@
 //! Static weights for the NPU out of the packed file.
 
 use crate::Model;
+use coexec_cpu::TileBuffer;
 use coexec_model::{LinearKind, TensorName, WeightFormat, layout, packed::PackedError};
 use coexec_npu::{BlockRows, WeightError, WeightSource, decoder::NpuWeights};
 use std::ops::Range;
@@ -103,7 +104,7 @@ impl<'a> ModelWeights<'a> {
             return Err(WeightError::Shape { tensor, reason: format!("it has {} rows, not {}", weight.n(), rows.end) });
         }
         weight
-            .for_panels(rows.clone(), &mut |first, panel| {
+            .for_panels(rows.clone(), &mut TileBuffer::default(), &mut |first, panel| {
                 for r in rows.start.max(first)..rows.end.min(first + layout::PANEL_ROWS) {
                     f(r - first, &panel);
                 }
