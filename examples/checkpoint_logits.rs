@@ -49,7 +49,7 @@ fn main() -> anyhow::Result<()> {
 fn run(case: &Case, packed: &Path) -> anyhow::Result<Vec<u8>> {
     let source = source::open(&case.model)?;
     let options = ImportOptions { weights: WeightFormat::F32, threads: 1, ..ImportOptions::default() };
-    import(&*source, packed, &options, &mut |_| {})?;
+    import(&*source, packed, &options, &|_| {})?;
     let options = EngineOptions { npu: NpuChoice::None, kv: KvDtype::F32, threads: 1, ..EngineOptions::default() };
     let engine = Engine::new(PackedFile::open(packed)?, options)?;
     let ids: Vec<TokenId> = case.ids.iter().map(|&id| TokenId(id)).collect();

@@ -3,7 +3,7 @@
 mod support;
 
 use coexec::{
-    Engine, EngineOptions, NpuChoice, ScheduleChoice,
+    CancelToken, Engine, EngineOptions, NpuChoice, ScheduleChoice,
     model::{LinearKind, TensorName, TokenId, WeightFormat},
     runtime::{
         prefill::PrefillOptions,
@@ -80,7 +80,7 @@ fn shadow_and_join_decompress_each_tile_once() {
     };
     let run = |schedule| {
         let engine = engine(&packed, options(schedule));
-        engine.prepare_npu().expect("static graphs");
+        engine.prepare_npu(&CancelToken::new()).expect("static graphs");
         let ids: Vec<TokenId> = (0..64).map(|i| TokenId(i * 131 % 4096)).collect();
         let before = engine.model().decompressed();
         let output = engine.session().prefill(&ids, &PrefillOptions::default()).expect("prefill");

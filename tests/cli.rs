@@ -274,6 +274,11 @@ fn unwritable_and_full_outputs_are_errors() {
     let result = std::panic::catch_unwind(|| {
         fails(&["import", text(&demo_dir()), text(&out)], &["out.coexec", "space"]);
         assert_eq!(fs::read_dir(dir.path()).expect("dir").count(), 0, "no unfinished file is left");
+        // So does a calibration.
+        let args = ["random-model", "qwen2.5-0.5b", text(&out), "--calibrate", "--quantizer", "gptq"];
+        let (code, stderr) = interrupted(&args, Duration::from_millis(3000));
+        assert_eq!(code, Some(130), "{stderr}");
+        assert_eq!(fs::read_dir(dir.path()).expect("dir").count(), 0, "no unfinished file is left");
     });
     assert!(Command::new("umount").arg(dir.path()).status().is_ok_and(|s| s.success()), "umount");
     if let Err(panic) = result {

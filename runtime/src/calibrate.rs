@@ -1,8 +1,10 @@
 //! Calibration: static scales, hot channels and importance of each linear, from a float forward pass over a text.
 //!
 //! The pass goes layer by layer with the float weights, before packing, so that only one layer's weights are in memory.
-//! What is looked at per linear is its input `x` `[tokens, K]` and what the NPU will see of its output. Each linear gets scales
-//! for every [`Treatment`], since what is best depends on who repairs the clipping:
+//! What is looked at per linear is its input `x` `[tokens, K]` and what the NPU will see of its output: the output less what
+//! clipping takes from it, which [`coexec_cpu::shadow()`] computes from the few elements that are clipped. So calibration costs
+//! little more than the pass itself. Each linear gets scales for every [`Treatment`], since what is best depends on who repairs
+//! the clipping:
 //!
 //! *With shadow*: channels whose energy stands far out are left to the shadow; among the others the scale is the smallest
 //! that clips no more than [`CLIPPED_SHARE`] of the elements. Shadow repairs what is clipped exactly, so a small scale costs
@@ -17,11 +19,20 @@
 //!
 //! *Importance*, until [`crate::schedule`] measures it: the share of the input's energy that clipping takes away.
 
-use crate::{RuntimeError, float_pass::WatchedLinear};
+mod search;
+pub(crate) mod statistics;
+
+use crate::{
+    RuntimeError,
+    float_pass::{FloatTensor, WatchedLinear, WatchedRows},
+};
+use coexec_cpu::{CodeWidth, Ctx, Residuals};
 use coexec_model::{
     Calibration, LayerIdx, LinearCalibration, Scales, Schedule, Treatment, WeightFormat,
     layout::{PANEL_ROWS, panel_layout},
 };
+use search::{energy, least, least_rounding, rounding_error, sample_rows, sketch};
+use statistics::{Quantile, absmax, absmax_rows, column_energies, column_losses, map_parts, quantile_of_rows};
 use std::str::FromStr;
 
 /// Share of a linear's input elements that may be clipped.
@@ -38,11 +49,6 @@ const STANDING_OUT_SHARE: f64 = 0.05;
 pub const HOT_SHARE: f64 = 0.01;
 /// Hot channels carry at least this share of all clips, if their number allows.
 const HOT_COVERAGE: f64 = 0.8;
-/// Rows on which scales are compared.
-const SAMPLE_ROWS: usize = 256;
-/// Ranges that are compared: the largest value times powers of [`RANGE_STEP`].
-const RANGES: i32 = 40;
-const RANGE_STEP: f32 = 0.92;
 
 /// How the scale of a u8 input that nobody corrects is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -81,131 +87,170 @@ impl FromStr for ScaleMethod {
     }
 }
 
-/// Calibrates a linear from its input and weights; see the module's text.
-///
-/// # Errors
-/// When the products cannot be computed.
-pub fn calibrate_linear(
-    l: &mut WatchedLinear<'_>,
-    parts: &[usize],
-    method: ScaleMethod,
-    most_hot: usize,
-) -> Result<LinearCalibration, RuntimeError> {
-    let k = l.weights.k;
-    let mut calibration = calibrate_input(l.input, k, most_hot);
-    let mut product = |x: &[f32]| -> Result<Vec<f32>, RuntimeError> {
+/// Calibrates one linear; see the module's text.
+#[derive(Debug)]
+pub(crate) struct LinearCalibrator {
+    calibration: LinearCalibration,
+    /// Widths of the output's parts.
+    parts: Vec<usize>,
+    plain: Scales,
+    /// Scale of the inputs that are not hot.
+    split_input: f32,
+    largest_input: f32,
+    outputs: Vec<OutputPart>,
+    buffers: Buffers,
+}
+
+/// What is seen of one part of a linear's output.
+#[derive(Debug)]
+struct OutputPart {
+    largest: f32,
+    /// Of what the NPU sees with shadow.
+    shadow: Quantile,
+    /// Of what it sees without the hot channels.
+    split: Quantile,
+}
+
+#[derive(Debug, Default)]
+struct Buffers {
+    codes: Vec<u8>,
+    residuals: Residuals,
+    /// What clipping takes from the outputs, with shadow and beside hot channels.
+    taken: [Vec<f32>; 2],
+}
+
+impl LinearCalibrator {
+    /// Looks at the input of a linear with these weights, whose output has parts of these widths. At most `most_hot` channels
+    /// become hot.
+    ///
+    /// # Errors
+    /// When the input is not finite, or products cannot be computed.
+    pub(crate) fn new(
+        l: &mut WatchedLinear<'_>,
+        weights: &FloatTensor,
+        parts: Vec<usize>,
+        method: ScaleMethod,
+        most_hot: usize,
+    ) -> Result<Self, RuntimeError> {
+        check_finite(l.input, l.layer, &format!("the input of {} on the calibration text", l.kind))?;
+        let (ctx, k, tokens) = (l.ctx, weights.k, l.input.len() / weights.k.max(1));
+        let calibration = calibrate_input(&ctx, l.input, k, most_hot);
+        let usable = |scale: f32| if scale >= f32::MIN_POSITIVE { scale } else { calibration.input_scale };
+        let largest = absmax_rows(&ctx, l.input, k);
+        let mut sample = sample_rows(l.input, k);
+        let (sketched, mut missing, mut y) = (sketch(weights), Vec::new(), Vec::new());
+        let sketched = sketched.as_ref().unwrap_or(weights);
+        let mut least_output = |sample: &[f32], scratch: &mut coexec_cpu::LinearScratch| {
+            least(absmax(sample), &mut |scale| {
+                rounding_error(sample, scale, &mut missing);
+                sketched.multiply(&ctx, &missing, &mut y, scratch)?;
+                Ok(energy(&y))
+            })
+        };
+        let input = usable(match method {
+            ScaleMethod::Max => largest / 127.0,
+            ScaleMethod::Percentile { clipped } => quantile_of_rows(&ctx, l.input, k, &vec![false; k], clipped) / 127.0,
+            ScaleMethod::Mse => least_rounding(&sample),
+            ScaleMethod::Output => least_output(&sample, l.scratch)?,
+        });
+        // Without hot channels the search for the others is this one.
+        let split_input = if method == ScaleMethod::Output && calibration.hot_channels.is_empty() {
+            input
+        } else {
+            let mut rest = sample.clone();
+            for row in rest.chunks_exact_mut(k.max(1)) {
+                calibration.hot_channels.iter().for_each(|c| row[*c as usize] = 0.0);
+            }
+            usable(least_output(&rest, l.scratch)?)
+        };
+        clip(&mut sample, input);
         let mut y = Vec::new();
-        l.weights.multiply(&l.ctx, x, &mut y, l.scratch)?;
-        Ok(y)
-    };
-    let mut seen_by_npu = l.input.to_vec();
-    clip(&mut seen_by_npu, calibration.input_scale);
-    calibration.output_scales = output_scales(&product(&seen_by_npu)?, parts);
+        weights.multiply(&ctx, &sample, &mut y, l.scratch)?;
+        let plain = Scales { input, outputs: plain_output_scales(&ctx, &y, &parts) };
+        let part = |width: &usize| {
+            let saturated = Quantile::new(tokens * width, SATURATED_SHARE);
+            OutputPart { largest: 0.0, shadow: saturated.clone(), split: saturated }
+        };
+        let (outputs, buffers) = (parts.iter().map(part).collect(), Buffers::default());
+        Ok(Self { calibration, parts, plain, split_input, largest_input: largest, outputs, buffers })
+    }
 
-    let largest = absmax(l.input);
-    let sample = sample_rows(l.input, k);
-    let input = match method {
-        ScaleMethod::Max => largest / 127.0,
-        ScaleMethod::Percentile { clipped } => {
-            quantile(&mut l.input.iter().map(|v| v.abs()).collect::<Vec<_>>(), clipped) / 127.0
+    /// The hot channels, ascending.
+    pub(crate) fn hot_channels(&self) -> &[u32] {
+        &self.calibration.hot_channels
+    }
+
+    /// Takes some rows of the output.
+    ///
+    /// # Errors
+    /// When the buffers do not fit each other.
+    pub(crate) fn rows(&mut self, l: &WatchedRows<'_>) -> Result<(), RuntimeError> {
+        let (k, n) = (l.weights.k, l.weights.n);
+        let Buffers { codes, residuals, taken } = &mut self.buffers;
+        codes.resize(l.input.len(), 0);
+        for (taken, (scale, hot)) in taken
+            .iter_mut()
+            .zip([(self.calibration.input_scale, &[][..]), (self.split_input, &self.calibration.hot_channels[..])])
+        {
+            coexec_cpu::quantize(&l.ctx, l.input, k, scale, CodeWidth::U8, codes, residuals)?;
+            if !hot.is_empty() {
+                residuals.take_channels(l.input, k, hot, codes)?;
+            }
+            taken.resize(l.output.len(), 0.0);
+            coexec_cpu::shadow(&l.ctx, residuals, l.weights, n, taken)?;
         }
-        ScaleMethod::Mse => least(largest, &mut |scale| Ok(energy(&rounding_error(&sample, scale))))?,
-        ScaleMethod::Output => least(largest, &mut |scale| Ok(energy(&product(&rounding_error(&sample, scale))?)))?,
-    };
-    let input = if input >= f32::MIN_POSITIVE { input } else { calibration.input_scale };
-    seen_by_npu.copy_from_slice(l.input);
-    clip(&mut seen_by_npu, input);
-    let y = product(&seen_by_npu)?;
-    calibration.plain = Some(Scales { input, outputs: plain_output_scales(&y, parts) });
-    // Without hot channels the search for the others is this one.
-    let searched = (method == ScaleMethod::Output && calibration.hot_channels.is_empty()).then_some((input, y));
-
-    let margin = |largest: f32| (largest * WIDE_MARGIN).max(1e-6) / 127.0;
-    let outputs = each_part(l.output, parts, &mut |values| margin(absmax(values)));
-    let (input, y) = match searched {
-        Some(found) => found,
-        None => {
-            let hot = &calibration.hot_channels;
-            let zero_hot =
-                |x: &mut [f32]| x.chunks_exact_mut(k).for_each(|row| hot.iter().for_each(|c| row[*c as usize] = 0.0));
-            let (mut sample, mut rest) = (sample, l.input.to_vec());
-            zero_hot(&mut sample);
-            zero_hot(&mut rest);
-            let input = least(absmax(&rest), &mut |scale| Ok(energy(&product(&rounding_error(&sample, scale))?)))?;
-            let input = if input >= f32::MIN_POSITIVE { input } else { calibration.input_scale };
-            clip(&mut rest, input);
-            let y = product(&rest)?;
-            (input, y)
+        let mut first = 0;
+        let mut jobs = Vec::with_capacity(self.parts.len());
+        for (width, part) in self.parts.iter().zip(&mut self.outputs) {
+            jobs.push(parking_lot::Mutex::new((first..first + width, part)));
+            first += width;
         }
-    };
-    calibration.split = Some(Scales { input, outputs: output_scales(&y, parts) });
-    calibration.wide = Some(Scales { input: margin(largest), outputs });
-    Ok(calibration)
-}
+        map_parts(&l.ctx, jobs.len(), &|i| {
+            let (columns, part) = &mut *jobs[i].lock();
+            let mut seen = vec![0.0f32; columns.len()];
+            for first in (0..l.output.len()).step_by(n) {
+                let at = first + columns.start..first + columns.end;
+                let y = &l.output[at.clone()];
+                part.largest = part.largest.max(absmax(y));
+                for (taken, quantile) in taken.iter().zip([&mut part.shadow, &mut part.split]) {
+                    for ((seen, y), taken) in seen.iter_mut().zip(y).zip(&taken[at.clone()]) {
+                        *seen = y - taken;
+                    }
+                    quantile.add(&seen);
+                }
+            }
+        });
+        Ok(())
+    }
 
-/// Rows spread evenly over the text, at most [`SAMPLE_ROWS`].
-fn sample_rows(x: &[f32], k: usize) -> Vec<f32> {
-    let step = (x.len() / k.max(1)).div_ceil(SAMPLE_ROWS).max(1);
-    x.chunks_exact(k.max(1)).step_by(step).flatten().copied().collect()
-}
-
-/// What the code of `scale` misses of `v`. Adding 1.5·2²³ leaves no fraction bits, ties to even: compilers make SIMD of it.
-fn missed(v: f32, scale: f32) -> f32 {
-    v - (((v / scale).clamp(-128.0, 127.0) + 12_582_912.0) - 12_582_912.0) * scale
-}
-
-/// What codes of `scale` miss of `x`.
-fn rounding_error(x: &[f32], scale: f32) -> Vec<f32> {
-    x.iter().map(|v| missed(*v, scale)).collect()
-}
-
-fn energy(x: &[f32]) -> f64 {
-    x.iter().map(|v| f64::from(*v) * f64::from(*v)).sum()
-}
-
-/// The scale of least error among ranges up to `largest`.
-fn least(largest: f32, error: &mut dyn FnMut(f32) -> Result<f64, RuntimeError>) -> Result<f32, RuntimeError> {
-    let mut best = (f64::INFINITY, largest / 127.0);
-    for i in 0..RANGES {
-        let scale = largest * RANGE_STEP.powi(i) / 127.0;
-        if scale < f32::MIN_POSITIVE {
-            break;
+    /// All scales, when all rows were seen.
+    pub(crate) fn finish(self) -> LinearCalibration {
+        let saturating = |mut quantile: Quantile| quantile.get().max(1e-6) / 127.0;
+        let margin = |largest: f32| (largest * WIDE_MARGIN).max(1e-6) / 127.0;
+        let (mut shadow, mut split, mut wide) = (Vec::new(), Vec::new(), Vec::new());
+        for part in self.outputs {
+            shadow.push(saturating(part.shadow));
+            split.push(saturating(part.split));
+            wide.push(margin(part.largest));
         }
-        let e = error(scale)?;
-        if e < best.0 {
-            best = (e, scale);
-        } else if e > 4.0 * best.0 {
-            break; // only worse from here
+        LinearCalibration {
+            output_scales: shadow,
+            plain: Some(self.plain),
+            split: Some(Scales { input: self.split_input, outputs: split }),
+            wide: Some(Scales { input: margin(self.largest_input), outputs: wide }),
+            ..self.calibration
         }
     }
-    Ok(best.1)
 }
 
-/// Scales of output parts whose saturation nobody repairs, from a sample of rows: all columns count alike.
-fn plain_output_scales(y: &[f32], parts: &[usize]) -> Vec<f32> {
-    each_part(&sample_rows(y, parts.iter().sum()), parts, &mut |values| part_scale(values))
-}
-
-/// The scale of least squared error.
-fn part_scale(values: &[f32]) -> f32 {
-    let largest = absmax(values);
-    least(largest, &mut |scale| Ok(energy(&rounding_error(values, scale)))).unwrap_or(largest / 127.0).max(1e-6 / 127.0)
-}
-
-fn absmax(x: &[f32]) -> f32 {
-    x.iter().fold(0.0f32, |m, v| m.max(v.abs()))
-}
-
-/// `f` of the values of each output part (widths `parts`) of `y` `[tokens, Σ parts]`.
-fn each_part(y: &[f32], parts: &[usize], f: &mut dyn FnMut(&mut [f32]) -> f32) -> Vec<f32> {
+/// Scales of output parts (widths `parts`) whose saturation nobody repairs, of least squared error on rows `y`.
+fn plain_output_scales(ctx: &Ctx<'_>, y: &[f32], parts: &[usize]) -> Vec<f32> {
     let n: usize = parts.iter().sum();
-    let mut first = 0;
-    let part = |width: &usize| {
-        let mut values: Vec<f32> = y.chunks_exact(n).flat_map(|row| &row[first..first + width]).copied().collect();
-        first += width;
-        f(&mut values)
-    };
-    parts.iter().map(part).collect()
+    map_parts(ctx, parts.len(), &|part| {
+        let (first, width) = (parts[..part].iter().sum::<usize>(), parts[part]);
+        let values: Vec<f32> = y.chunks_exact(n).flat_map(|row| &row[first..first + width]).copied().collect();
+        least_rounding(&values).max(1e-6 / 127.0)
+    })
 }
 
 /// The smallest value that at most `share` of `values` exceed. `values` is reordered.
@@ -228,13 +273,10 @@ pub fn most_hot(format: WeightFormat, n: usize, k: usize, share: f64) -> usize {
 /// Scale, hot channels (at most `most_hot`) and importance of a linear from its inputs `x` `[tokens, k]`. Output scales
 /// are left empty.
 #[must_use]
-pub fn calibrate_input(x: &[f32], k: usize, most_hot: usize) -> LinearCalibration {
+pub fn calibrate_input(ctx: &Ctx<'_>, x: &[f32], k: usize, most_hot: usize) -> LinearCalibration {
     let tokens = x.len() / k.max(1);
-    let mut energy = vec![0.0f64; k];
-    for row in x.chunks_exact(k) {
-        energy.iter_mut().zip(row).for_each(|(e, v)| *e += f64::from(v * v));
-    }
-    let rms: Vec<f32> = energy.iter().map(|e| (e / tokens.max(1) as f64).sqrt() as f32).collect();
+    let energies = column_energies(ctx, x, k);
+    let rms: Vec<f32> = energies.iter().map(|e| (e / tokens.max(1) as f64).sqrt() as f32).collect();
     let median = quantile(&mut rms.clone(), 0.5);
     let mut standing_out: Vec<usize> = (0..k).filter(|c| rms[*c] > STANDS_OUT * median).collect();
     standing_out.sort_by(|a, b| rms[*b].total_cmp(&rms[*a]));
@@ -242,23 +284,13 @@ pub fn calibrate_input(x: &[f32], k: usize, most_hot: usize) -> LinearCalibratio
     let most = ((k as f64 * STANDING_OUT_SHARE) as usize).max(1);
     standing_out.iter().take(most).for_each(|c| left_out[*c] = true);
 
-    let mut rest: Vec<f32> = Vec::with_capacity(x.len());
-    for row in x.chunks_exact(k) {
-        rest.extend(row.iter().zip(&left_out).filter(|(_, out)| !**out).map(|(v, _)| v.abs()));
-    }
-    let threshold = quantile(&mut rest, CLIPPED_SHARE);
-    let threshold = if threshold > 0.0 { threshold } else { rest.iter().fold(0.0f32, |m, v| m.max(*v)).max(1e-6) };
+    // What no code has a normal scale for is as good as silence.
+    let usable = |threshold: &f32| *threshold >= 127.0 * f32::MIN_POSITIVE;
+    let quantile = |share| Some(quantile_of_rows(ctx, x, k, &left_out, share)).filter(usable);
+    let threshold = quantile(CLIPPED_SHARE).or_else(|| quantile(0.0)).unwrap_or(1e-6);
     let scale = threshold / 127.0;
-
-    let (mut clips, mut lost, mut total) = (vec![0u64; k], vec![0.0f64; k], f64::MIN_POSITIVE);
-    for row in x.chunks_exact(k) {
-        for (c, v) in row.iter().enumerate() {
-            let r = f64::from((v.abs() - threshold).max(0.0));
-            clips[c] += u64::from(r > 0.0);
-            lost[c] += r * r;
-            total += f64::from(v * v);
-        }
-    }
+    let (clips, lost) = column_losses(ctx, x, k, threshold);
+    let total = energies.iter().sum::<f64>().max(f64::MIN_POSITIVE);
     // Where most is clipped, float rows gain most over those of the packed weights.
     let mut order: Vec<usize> = (0..k).filter(|c| clips[*c] > 0).collect();
     order.sort_by(|a, b| lost[*b].total_cmp(&lost[*a]).then(a.cmp(b)));
@@ -286,19 +318,9 @@ pub fn calibrate_input(x: &[f32], k: usize, most_hot: usize) -> LinearCalibratio
 }
 
 /// What the NPU sees of `x`: values clipped to ±127 steps.
-pub fn clip(x: &mut [f32], scale: f32) {
+fn clip(x: &mut [f32], scale: f32) {
     let limit = 127.0 * scale;
     x.iter_mut().for_each(|v| *v = v.clamp(-limit, limit));
-}
-
-/// Scales of the output parts (widths `parts`) from NPU-side outputs `y` `[tokens, Σ parts]`, when saturated ones are computed
-/// again.
-#[must_use]
-pub fn output_scales(y: &[f32], parts: &[usize]) -> Vec<f32> {
-    each_part(y, parts, &mut |values| {
-        values.iter_mut().for_each(|v| *v = v.abs());
-        quantile(values, SATURATED_SHARE).max(1e-6) / 127.0
-    })
 }
 
 /// Refuses values that are no numbers, naming the layer.
@@ -337,6 +359,9 @@ fn by_importance(calibration: &Calibration) -> Vec<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use coexec_cpu::{LinearScratch, Pool};
+    use coexec_model::LinearKind;
+    use coexec_scheduler::CancelToken;
 
     fn gaussian(n: usize) -> Vec<f32> {
         let mut state = 7u64;
@@ -363,14 +388,15 @@ mod tests {
 
     #[test]
     fn outlier_channels_are_hot_and_do_not_widen_the_scale() {
-        let (k, tokens) = (128, 500);
+        let pool = Pool::new(2);
+        let (ctx, k, tokens) = (Ctx::new(&pool), 128, 500);
         let plain = gaussian(k * tokens);
         let mut outliers = plain.clone();
         for row in outliers.chunks_exact_mut(k) {
             row[5] *= 32.0;
             row[90] *= 32.0;
         }
-        let (a, b) = (calibrate_input(&plain, k, 2), calibrate_input(&outliers, k, 2));
+        let (a, b) = (calibrate_input(&ctx, &plain, k, 2), calibrate_input(&ctx, &outliers, k, 2));
         assert!(b.hot_channels.contains(&5) && b.hot_channels.contains(&90), "{:?}", b.hot_channels);
         assert!((b.input_scale / a.input_scale - 1.0).abs() < 0.05, "{} {}", a.input_scale, b.input_scale);
         // Three sigma clip 0.27 % of a Gaussian.
@@ -380,13 +406,14 @@ mod tests {
 
     #[test]
     fn no_column_of_an_output_is_left_out_of_its_scale() {
-        let (tokens, width) = (2048, 64);
+        let pool = Pool::new(2);
+        let (ctx, tokens, width) = (Ctx::new(&pool), 256, 64);
         let y: Vec<f32> = gaussian(tokens * 2 * width);
-        let quiet = plain_output_scales(&y, &[width, width]);
+        let quiet = plain_output_scales(&ctx, &y, &[width, width]);
         for loud in [0, 5, 63] {
             let mut y = y.clone();
             y.chunks_exact_mut(2 * width).for_each(|row| row[loud] *= 100.0);
-            let scales = plain_output_scales(&y, &[width, width]);
+            let scales = plain_output_scales(&ctx, &y, &[width, width]);
             assert!(scales[0] > 20.0 * quiet[0] && scales[1] == quiet[1], "column {loud}: {scales:?}, {quiet:?}");
         }
     }
@@ -398,10 +425,67 @@ mod tests {
         assert_eq!((quantile(&mut [], 0.5), quantile(&mut [3.0], 1.0)), (0.0, 3.0));
     }
 
+    /// Calibrates a linear of `[n, k]` whose output has two parts, in windows of 100 rows.
+    fn calibrated(ctx: &Ctx<'_>, x: &[f32], rows: &[f32], k: usize, hot: usize) -> LinearCalibration {
+        let weights = FloatTensor::from_rows(rows, k);
+        let (mut scratch, cancel) = (LinearScratch::new(), CancelToken::new());
+        let (layer, kind, parts) = (LayerIdx(0), LinearKind::GateUp, vec![weights.n / 4, weights.n - weights.n / 4]);
+        let mut l = WatchedLinear { ctx: *ctx, layer, kind, input: x, scratch: &mut scratch, cancel: &cancel };
+        let mut linear = LinearCalibrator::new(&mut l, &weights, parts, ScaleMethod::Output, hot).expect("products");
+        let mut y = Vec::new();
+        for input in x.chunks(100 * k) {
+            weights.multiply(ctx, input, &mut y, &mut scratch).expect("whole rows");
+            let (output, scratch, weights) = (&mut y[..], &mut scratch, &weights);
+            linear.rows(&WatchedRows { ctx: *ctx, layer, kind, input, output, weights, scratch }).expect("fits");
+        }
+        linear.finish()
+    }
+
+    #[test]
+    fn output_scales_are_those_of_what_the_npu_sees() {
+        let pool = Pool::new(2);
+        let (ctx, k, n, tokens) = (Ctx::new(&pool), 70, 100, 730);
+        let (mut x, rows) = (gaussian(k * tokens), gaussian(n * k + 9)[9..].to_vec());
+        x.iter_mut().step_by(997).for_each(|v| *v *= 20.0);
+        x.chunks_exact_mut(k).for_each(|row| row[13] *= 40.0);
+        let c = calibrated(&ctx, &x, &rows, k, 1);
+        assert_eq!(c.hot_channels, [13]);
+        let (split, wide) = (c.split.as_ref().expect("made"), c.wide.as_ref().expect("made"));
+        // The same by a product of all that the NPU sees.
+        let scales = |input: f32, hot: Option<usize>| -> Vec<f32> {
+            let clipped = |(i, v): (usize, &f32)| match hot {
+                Some(c) if i % k == c => 0.0,
+                _ => v.clamp(-128.0 * input, 127.0 * input),
+            };
+            let seen: Vec<f32> = x.iter().enumerate().map(clipped).collect();
+            let mut y = Vec::new();
+            let scratch = &mut LinearScratch::new();
+            FloatTensor::from_rows(&rows, k).multiply(&ctx, &seen, &mut y, scratch).expect("whole rows");
+            let part = |cols: std::ops::Range<usize>| {
+                quantile(
+                    &mut y.chunks_exact(n).flat_map(|row| &row[cols.clone()]).map(|v| v.abs()).collect::<Vec<_>>(),
+                    SATURATED_SHARE,
+                ) / 127.0
+            };
+            vec![part(0..n / 4), part(n / 4..n)]
+        };
+        let near =
+            |a: &[f32], b: &[f32]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a / b - 1.0).abs() < 1e-4);
+        assert!(near(&c.output_scales, &scales(c.input_scale, None)), "{:?}", c.output_scales);
+        assert!(near(&split.outputs, &scales(split.input, Some(13))), "{split:?}");
+        assert!((wide.input / (absmax(&x) * WIDE_MARGIN / 127.0) - 1.0).abs() < 1e-6);
+        assert!(wide.outputs.iter().zip(&c.output_scales).all(|(wide, shadow)| wide > shadow));
+        // On any number of threads.
+        assert_eq!(calibrated(&Ctx { lanes: 1, ..ctx }, &x, &rows, k, 1), c);
+    }
+
     #[test]
     fn silent_inputs_get_a_usable_scale() {
-        let c = calibrate_input(&vec![0.0; 64 * 10], 64, 1);
+        let pool = Pool::new(1);
+        let c = calibrated(&Ctx::new(&pool), &[0.0; 64 * 10], &gaussian(64 * 8), 64, 1);
         assert!(c.input_scale > 0.0 && c.hot_channels.is_empty());
-        assert!(output_scales(&[0.0; 30], &[1, 2]).iter().all(|s| *s > 0.0));
+        let all = [c.plain, c.split, c.wide].map(|scales| scales.expect("made"));
+        assert!(all.iter().all(|s| s.input > 0.0 && s.outputs.iter().all(|s| *s > 0.0)), "{all:?}");
+        assert!(c.output_scales.iter().all(|s| *s > 0.0));
     }
 }

@@ -80,7 +80,7 @@ impl Engine {
             Some(name) => Kernels::named(name)?,
             None => Kernels::detect(),
         };
-        let model = Model::load(file, options.memory_budget_bytes, &options.schedule)?;
+        let model = Model::load_until(file, options.memory_budget_bytes, &options.schedule, &options.cancel)?;
         let pool = Arc::new(options.pool()?);
         let chosen = match backend {
             Some(backend) => npu::backend::given(&model, &options, backend, &pool)?,

@@ -1,5 +1,9 @@
 //! A float forward pass over a text, layer by layer, on a source's own weights: what calibration, quantisers and transforms
-//! watch. In memory: one linear's weights and the text's activations.
+//! watch.
+//!
+//! The text is cut into windows, which are sequences of their own. A linear runs window by window, and what follows it (attention,
+//! SwiGLU, the residual addition) at once, so that its output is never there for the whole text. In memory: one linear's weights,
+//! and for the whole text the residual stream and a linear's input.
 
 use crate::{
     RuntimeError, calibrate,
@@ -7,13 +11,15 @@ use crate::{
     layer::{LayerView, QkvBuffers},
     text::{Special, Tokenizer},
 };
-use coexec_cpu::{Ctx, Kernels, LinearScratch, PanelTensor, Pool, RopeTable, SliceTiles};
+use coexec_cpu::{
+    ChannelRows, Ctx, Kernels, LinearScratch, PanelTensor, Pool, RopeTable, SliceTiles, TileBuffer, TileError,
+};
 use coexec_model::{
-    DecoderConfig, LayerIdx, LayerTensor, LinearKind, TensorName, WeightFormat, align::AlignedBytes, layout,
+    DecoderConfig, LayerIdx, LayerTensor, LinearKind, TensorName, TokenId, WeightFormat, align::AlignedBytes, layout,
     source::ModelSource,
 };
 use coexec_scheduler::CancelToken;
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 /// Tokens of a window: each begins with BOS where the model has one.
 pub const WINDOW_TOKENS: usize = 256;
@@ -75,13 +81,47 @@ impl FloatTensor {
     /// All rows, `[n, k]`.
     #[must_use]
     pub fn rows(&self) -> Vec<f32> {
-        let mut out = vec![0.0; self.n * self.k];
-        let panels = self.bytes.chunks_exact(layout::panel_layout(Self::FORMAT, self.k).bytes.max(1));
-        for (panel, rows) in panels.zip(out.chunks_mut(layout::PANEL_ROWS * self.k.max(1))) {
-            let panel = layout::Panel::new(Self::FORMAT, self.k, panel);
-            rows.chunks_exact_mut(self.k).enumerate().for_each(|(r, row)| panel.read_row(r, row));
-        }
+        let mut out = Vec::with_capacity(self.n * self.k);
+        self.for_each_row(&mut |row| out.extend_from_slice(row));
         out
+    }
+
+    /// Calls `f` with every row, in order.
+    pub fn for_each_row(&self, f: &mut dyn FnMut(&[f32])) {
+        let mut rows = vec![0.0; layout::PANEL_ROWS * self.k];
+        for (p, panel) in self.columns().chunks_exact(layout::PANEL_ROWS * self.k.max(1)).enumerate() {
+            let count = layout::PANEL_ROWS.min(self.n - p * layout::PANEL_ROWS);
+            rows_of_panel(panel, &mut rows[..count * self.k], self.k);
+            rows[..count * self.k].chunks_exact(self.k).for_each(&mut *f);
+        }
+    }
+
+    /// Calls `f` with blocks of rows, whole panels, which it may change.
+    ///
+    /// # Errors
+    /// The first error of `f`; rows before it are changed.
+    pub fn change_rows(
+        &mut self,
+        f: &mut dyn FnMut(&mut [f32]) -> Result<(), RuntimeError>,
+    ) -> Result<(), RuntimeError> {
+        let (k, panel_elems) = (self.k, layout::PANEL_ROWS * self.k.max(1));
+        let (per_block, mut left, mut rows) = (block_rows(k), self.n, Vec::new());
+        let floats: &mut [f32] = bytemuck::cast_slice_mut(self.bytes.as_mut_slice());
+        for block in floats.chunks_mut(per_block * k.max(1)) {
+            let count = left.min(per_block);
+            left -= count;
+            rows.resize(count * k, 0.0);
+            for (panel, rows) in block.chunks_exact(panel_elems).zip(rows.chunks_mut(panel_elems)) {
+                rows_of_panel(panel, rows, k);
+            }
+            f(&mut rows)?;
+            for (panel, rows) in block.chunks_exact_mut(panel_elems).zip(rows.chunks(panel_elems)) {
+                for (r, row) in rows.chunks_exact(k).enumerate() {
+                    panel.iter_mut().skip(r).step_by(layout::PANEL_ROWS).zip(row).for_each(|(to, w)| *to = *w);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// `y [m, n] = x [m, k] · Wᵀ`.
@@ -106,27 +146,45 @@ impl FloatTensor {
     #[must_use]
     pub fn channel_maxima(&self) -> Vec<f32> {
         let mut maxima = vec![0.0f32; self.k];
-        for panel in self.bytes.chunks_exact(layout::panel_layout(Self::FORMAT, self.k).bytes.max(1)) {
-            let panel = layout::Panel::new(Self::FORMAT, self.k, panel);
-            // Rows that fill up the last panel are zeros.
-            let largest = |k| panel.column(k).iter().fold(0.0f32, |m, v| m.max(v.abs()));
-            maxima.iter_mut().enumerate().for_each(|(k, m)| *m = m.max(largest(k)));
+        // Rows that fill up the last panel are zeros.
+        for (i, column) in self.columns().chunks_exact(layout::PANEL_ROWS).enumerate() {
+            let m = &mut maxima[i % self.k];
+            *m = column.iter().fold(*m, |m, v| m.max(v.abs()));
         }
         maxima
     }
 
     /// Appends input channel `k` of every row, `[n]`, to `out`.
     pub fn channel(&self, k: usize, out: &mut Vec<f32>) {
-        let bytes = layout::panel_layout(Self::FORMAT, self.k).bytes;
-        for (p, panel) in self.bytes.chunks_exact(bytes).enumerate() {
-            let panel = layout::Panel::new(Self::FORMAT, self.k, panel);
-            let rows = (self.n - p * layout::PANEL_ROWS).min(layout::PANEL_ROWS);
-            out.extend((0..rows).map(|r| panel.weight(r, k)));
-        }
+        let end = out.len() + self.n;
+        let panels = self.columns().chunks_exact(layout::PANEL_ROWS * self.k.max(1));
+        panels.for_each(|panel| out.extend_from_slice(&panel[k * layout::PANEL_ROWS..][..layout::PANEL_ROWS]));
+        out.truncate(end);
+    }
+
+    /// The panels as floats: of each the columns one after another, 16 rows of each.
+    fn columns(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.bytes)
     }
 }
 
-/// One linear as it runs: what a [`Watcher`] sees.
+impl ChannelRows for FloatTensor {
+    fn read(&self, channels: &[u32], cols: Range<usize>, _: &mut TileBuffer, out: &mut [f32]) -> Result<(), TileError> {
+        let first = cols.start / layout::PANEL_ROWS;
+        let panels = self.columns().chunks_exact(layout::PANEL_ROWS * self.k.max(1)).skip(first);
+        for (p, panel) in panels.take(layout::panels(cols.len())).enumerate() {
+            let at = p * layout::PANEL_ROWS;
+            let count = layout::PANEL_ROWS.min(cols.len() - at);
+            for (channel, out) in channels.iter().zip(out.chunks_exact_mut(cols.len())) {
+                let column = &panel[*channel as usize * layout::PANEL_ROWS..][..count];
+                out[at..at + count].copy_from_slice(column);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A linear before it runs: what a [`Watcher`] sees first.
 #[derive(Debug)]
 pub struct WatchedLinear<'a> {
     /// Where to compute.
@@ -135,32 +193,64 @@ pub struct WatchedLinear<'a> {
     pub layer: LayerIdx,
     /// Which linear of it.
     pub kind: LinearKind,
-    /// `[tokens, K]`.
+    /// `[tokens, K]`, the whole text's.
     pub input: &'a [f32],
-    /// `[tokens, N]`: what the pass goes on with, so a watcher may put a quantised linear's output here.
-    pub output: &'a mut Vec<f32>,
-    /// The weights.
+    /// Memory that linears reuse.
+    pub scratch: &'a mut LinearScratch,
+    /// Says that the caller wants to stop: long work looks at it.
+    pub cancel: &'a CancelToken,
+}
+
+/// Some rows of a linear after they ran.
+#[derive(Debug)]
+pub struct WatchedRows<'a> {
+    /// Where to compute.
+    pub ctx: Ctx<'a>,
+    /// Which layer.
+    pub layer: LayerIdx,
+    /// Which linear of it.
+    pub kind: LinearKind,
+    /// Their inputs, `[rows, K]`.
+    pub input: &'a [f32],
+    /// Their outputs, `[rows, N]`: what the pass goes on with, so a watcher may put others here.
+    pub output: &'a mut [f32],
+    /// The weights that the linear ran with.
     pub weights: &'a FloatTensor,
     /// Memory that linears reuse.
     pub scratch: &'a mut LinearScratch,
 }
 
-impl std::fmt::Debug for FloatPass<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "FloatPass({}, {} tokens)", self.source.describe(), self.tokens())
-    }
-}
-
 /// Looks at the linears of a [`FloatPass`].
 pub trait Watcher {
-    /// Called after each linear, in order.
+    /// Called before a linear runs, with its weights; returns those that it runs with.
     ///
     /// # Errors
     /// Ends the pass.
-    fn linear(&mut self, linear: WatchedLinear<'_>) -> Result<(), RuntimeError>;
+    fn before(&mut self, linear: &mut WatchedLinear<'_>, weights: FloatTensor) -> Result<FloatTensor, RuntimeError> {
+        let _ = linear;
+        Ok(weights)
+    }
+
+    /// Called when some more rows of the linear have run, in order.
+    ///
+    /// # Errors
+    /// Ends the pass.
+    fn rows(&mut self, rows: &mut WatchedRows<'_>) -> Result<(), RuntimeError> {
+        let _ = rows;
+        Ok(())
+    }
+
+    /// Called when all rows have run.
+    ///
+    /// # Errors
+    /// Ends the pass.
+    fn after(&mut self, layer: LayerIdx, kind: LinearKind) -> Result<(), RuntimeError> {
+        let _ = (layer, kind);
+        Ok(())
+    }
 }
 
-/// Several watchers, each seeing the output that those before it left.
+/// Several watchers, each seeing the weights and the output that those before it left.
 pub struct Watchers<'a>(pub &'a mut [&'a mut dyn Watcher]);
 
 impl std::fmt::Debug for Watchers<'_> {
@@ -170,13 +260,24 @@ impl std::fmt::Debug for Watchers<'_> {
 }
 
 impl Watcher for Watchers<'_> {
-    fn linear(&mut self, l: WatchedLinear<'_>) -> Result<(), RuntimeError> {
-        for watcher in self.0.iter_mut() {
-            watcher.linear(WatchedLinear { output: &mut *l.output, scratch: &mut *l.scratch, ..l })?;
-        }
-        Ok(())
+    fn before(&mut self, linear: &mut WatchedLinear<'_>, weights: FloatTensor) -> Result<FloatTensor, RuntimeError> {
+        self.0.iter_mut().try_fold(weights, |weights, watcher| watcher.before(linear, weights))
+    }
+
+    fn rows(&mut self, rows: &mut WatchedRows<'_>) -> Result<(), RuntimeError> {
+        self.0.iter_mut().try_for_each(|watcher| watcher.rows(rows))
+    }
+
+    fn after(&mut self, layer: LayerIdx, kind: LinearKind) -> Result<(), RuntimeError> {
+        self.0.iter_mut().try_for_each(|watcher| watcher.after(layer, kind))
     }
 }
+
+/// What follows a linear, window by window: given the window's tokens and their outputs.
+type Then<'a> = dyn FnMut(&Ctx<'_>, Range<usize>, &[f32]) -> Result<(), RuntimeError> + 'a;
+
+/// Told how much is done: multiply-adds of a float pass so far, and in all.
+pub type PassProgress<'a> = &'a dyn Fn(u64, u64);
 
 /// The forward pass over windows of a text, one layer at a time.
 pub struct FloatPass<'a> {
@@ -188,8 +289,20 @@ pub struct FloatPass<'a> {
     /// Residual stream of all windows, `[tokens, hidden_size]`.
     x: Vec<f32>,
     windows: Vec<usize>,
+    /// A linear's input, of all windows.
+    input: Vec<f32>,
+    /// Attention's or SwiGLU's output, of all windows.
+    inner: Vec<f32>,
     scratch: LinearScratch,
     cancel: CancelToken,
+    progress: PassProgress<'a>,
+    done_macs: u64,
+}
+
+impl std::fmt::Debug for FloatPass<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FloatPass({}, {} tokens)", self.source.describe(), self.tokens())
+    }
 }
 
 impl<'a> FloatPass<'a> {
@@ -206,11 +319,9 @@ impl<'a> FloatPass<'a> {
     ) -> Result<Self, RuntimeError> {
         let config = source.config().clone();
         let ids = match Tokenizer::new(source.tokenizer())? {
-            Some(tokenizer) => tokenizer.encode(text, Special::Plain)?,
+            Some(tokenizer) => first_tokens(&tokenizer, text, max_tokens)?,
             // A model without text (random weights): any tokens show the range of its activations.
-            None => {
-                (0..1024u32).map(|i| coexec_model::TokenId(i.wrapping_mul(2_654_435_761) % config.vocab_size)).collect()
-            }
+            None => (0..1024u32).map(|i| TokenId(i.wrapping_mul(2_654_435_761) % config.vocab_size)).collect(),
         };
         let ids = &ids[..ids.len().min(max_tokens)];
         if ids.is_empty() {
@@ -237,15 +348,37 @@ impl<'a> FloatPass<'a> {
             kernels: Kernels::detect(),
             x,
             windows,
+            input: Vec::new(),
+            inner: Vec::new(),
             scratch: LinearScratch::default(),
             cancel: cancel.clone(),
+            progress: &|_, _| {},
+            done_macs: 0,
         })
+    }
+
+    /// Tells `progress` after every window of every linear.
+    #[must_use]
+    pub fn with_progress(mut self, progress: PassProgress<'a>) -> Self {
+        self.progress = progress;
+        self
     }
 
     /// Tokens of the text that are used.
     #[must_use]
     pub fn tokens(&self) -> usize {
         self.windows.iter().sum()
+    }
+
+    /// Multiply-adds of all layers' linears.
+    #[must_use]
+    pub fn total_macs(&self) -> u64 {
+        let of = |kind: &LinearKind| {
+            let (n, k) = self.config.linear_shape(*kind);
+            n as u64 * k as u64
+        };
+        let layer: u64 = LinearKind::ALL.iter().map(of).sum();
+        layer * u64::from(self.config.num_hidden_layers) * self.tokens() as u64
     }
 
     fn optional(&self, layer: LayerIdx, t: LayerTensor) -> Result<Option<Vec<f32>>, RuntimeError> {
@@ -256,7 +389,7 @@ impl<'a> FloatPass<'a> {
     /// Runs one layer over the whole text; layers come in order.
     ///
     /// # Errors
-    /// When weights cannot be read, values leave the range of f32, or the watcher says so.
+    /// When weights cannot be read, values leave the range of f32, or the watcher or the token says stop.
     pub fn layer(&mut self, layer: LayerIdx, watcher: &mut dyn Watcher) -> Result<(), RuntimeError> {
         let _span = tracing::debug_span!("float pass", layer = layer.0).entered();
         let vector = |t| read_vector(self.source, TensorName::Layer(layer, t));
@@ -273,17 +406,37 @@ impl<'a> FloatPass<'a> {
             k_norm: k_norm.as_deref(),
             ffn_norm: &ffn_norm,
         };
-        let (mut input, mut output) = (Vec::new(), Vec::new());
-        view.attn_in(&self.ctx(), &self.x, &mut input)?;
-        self.linear(layer, LinearKind::Qkv, &input, &mut output, watcher)?;
-        self.attention(&view, &output, &mut input)?;
-        self.linear(layer, LinearKind::O, &input, &mut output, watcher)?;
-        coexec_cpu::add_assign(&mut self.x, &output)?;
-        view.ffn_in(&self.ctx(), &self.x, &mut input)?;
-        self.linear(layer, LinearKind::GateUp, &input, &mut output, watcher)?;
-        view.act(&self.ctx(), &output, &mut input)?;
-        self.linear(layer, LinearKind::Down, &input, &mut output, watcher)?;
-        coexec_cpu::add_assign(&mut self.x, &output)?;
+        let (mut x, mut input, mut inner) =
+            (std::mem::take(&mut self.x), std::mem::take(&mut self.input), std::mem::take(&mut self.inner));
+        let mut kv = KvCache::with_layers(&config, KvDtype::F32, 1);
+        kv.reserve(self.windows.first().copied().unwrap_or(0));
+        let (mut buffers, mut rows) = (QkvBuffers::default(), Vec::new());
+
+        view.attn_in(&self.ctx(), &x, &mut input)?;
+        inner.clear();
+        self.linear(layer, LinearKind::Qkv, &input, watcher, &mut |ctx, _, qkv| {
+            view.kv_write(ctx, qkv, 0, &kv, 0, &mut buffers)?;
+            view.attend(ctx, &buffers.q, 0, &kv, 0, &mut rows)?;
+            inner.extend_from_slice(&rows);
+            Ok(())
+        })?;
+        let hidden = config.hidden_size as usize;
+        let mut add = |_: &Ctx<'_>, tokens: Range<usize>, y: &[f32]| {
+            Ok(coexec_cpu::add_assign(&mut x[tokens.start * hidden..tokens.end * hidden], y)?)
+        };
+        self.linear(layer, LinearKind::O, &inner, watcher, &mut add)?;
+        view.ffn_in(&self.ctx(), &x, &mut input)?;
+        inner.clear();
+        self.linear(layer, LinearKind::GateUp, &input, watcher, &mut |ctx, _, gate_up| {
+            view.act(ctx, gate_up, &mut rows)?;
+            inner.extend_from_slice(&rows);
+            Ok(())
+        })?;
+        let mut add = |_: &Ctx<'_>, tokens: Range<usize>, y: &[f32]| {
+            Ok(coexec_cpu::add_assign(&mut x[tokens.start * hidden..tokens.end * hidden], y)?)
+        };
+        self.linear(layer, LinearKind::Down, &inner, watcher, &mut add)?;
+        (self.x, self.input, self.inner) = (x, input, inner);
         calibrate::check_finite(&self.x, layer, "the output on the calibration text")
     }
 
@@ -302,38 +455,60 @@ impl<'a> FloatPass<'a> {
         Ctx { kernels: self.kernels, pool: &self.pool, lanes: self.pool.threads() }
     }
 
-    /// Attention of every window: `qkv` `[tokens, qkv_size]` → `out` `[tokens, q_size]`.
-    fn attention(&self, view: &LayerView<'_>, qkv: &[f32], out: &mut Vec<f32>) -> Result<(), RuntimeError> {
-        let width = self.config.qkv_size();
-        let (mut buffers, mut rows) = (QkvBuffers::default(), Vec::new());
-        out.clear();
-        let mut first = 0;
-        for tokens in &self.windows {
-            let mut kv = KvCache::with_layers(&self.config, KvDtype::F32, 1);
-            kv.reserve(*tokens);
-            view.kv_write(&self.ctx(), &qkv[first * width..(first + tokens) * width], 0, &kv, 0, &mut buffers)?;
-            view.attend(&self.ctx(), &buffers.q, 0, &kv, 0, &mut rows)?;
-            out.extend_from_slice(&rows);
-            first += tokens;
-        }
-        Ok(())
-    }
-
+    /// Runs a linear window by window: `then` gets each window's tokens and outputs.
     fn linear(
         &mut self,
         layer: LayerIdx,
         kind: LinearKind,
         input: &[f32],
-        output: &mut Vec<f32>,
         watcher: &mut dyn Watcher,
+        then: &mut Then<'_>,
     ) -> Result<(), RuntimeError> {
         let weights = FloatTensor::read(self.source, TensorName::Layer(layer, kind.tensor()), &self.cancel)?;
-        let mut scratch = std::mem::take(&mut self.scratch);
-        weights.multiply(&self.ctx(), input, output, &mut scratch)?;
-        let ctx = self.ctx();
-        watcher.linear(WatchedLinear { ctx, layer, kind, input, output, weights: &weights, scratch: &mut scratch })?;
+        let (mut scratch, total_macs) = (std::mem::take(&mut self.scratch), self.total_macs());
+        let ctx = Ctx { kernels: self.kernels, pool: &self.pool, lanes: self.pool.threads() };
+        let mut linear = WatchedLinear { ctx, layer, kind, input, scratch: &mut scratch, cancel: &self.cancel };
+        let weights = watcher.before(&mut linear, weights)?;
+        let (mut first, mut y) = (0, Vec::new());
+        for window in &self.windows {
+            if self.cancel.is_cancelled() {
+                return Err(RuntimeError::Cancelled);
+            }
+            let tokens = first..first + window;
+            let input = &input[tokens.start * weights.k..tokens.end * weights.k];
+            weights.multiply(&ctx, input, &mut y, &mut scratch)?;
+            let (output, scratch) = (&mut y[..], &mut scratch);
+            watcher.rows(&mut WatchedRows { ctx, layer, kind, input, output, weights: &weights, scratch })?;
+            then(&ctx, tokens, &y)?;
+            first += window;
+            self.done_macs += *window as u64 * weights.n as u64 * weights.k as u64;
+            (self.progress)(self.done_macs.min(total_macs), total_macs);
+        }
         self.scratch = scratch;
-        Ok(())
+        watcher.after(layer, kind)
+    }
+}
+
+/// Rows of `k` out of a panel, whose columns lie one after another.
+fn rows_of_panel(panel: &[f32], rows: &mut [f32], k: usize) {
+    for (r, row) in rows.chunks_exact_mut(k.max(1)).enumerate() {
+        row.iter_mut().zip(panel.iter().skip(r).step_by(layout::PANEL_ROWS)).for_each(|(w, from)| *w = *from);
+    }
+}
+
+/// The first tokens of a text, about `max_tokens` and no fewer where it has as many: of a long text only as much is read as they need.
+fn first_tokens(tokenizer: &Tokenizer, text: &str, max_tokens: usize) -> Result<Vec<TokenId>, RuntimeError> {
+    /// Tokens at the cut may be others than those of the whole text.
+    const MARGIN_TOKENS: usize = 64;
+    let wanted = max_tokens.saturating_add(MARGIN_TOKENS);
+    let mut bytes = wanted.saturating_mul(8);
+    loop {
+        let end = (bytes..text.len()).find(|end| text.is_char_boundary(*end)).unwrap_or(text.len());
+        let ids = tokenizer.encode(&text[..end], Special::Plain)?;
+        if end == text.len() || ids.len() >= wanted {
+            return Ok(ids);
+        }
+        bytes = bytes.saturating_mul(2);
     }
 }
 
@@ -361,4 +536,35 @@ pub(crate) fn read_vector(source: &dyn ModelSource, name: TensorName) -> Result<
 pub(crate) fn finite(values: &[f32], name: TensorName) -> Result<(), RuntimeError> {
     let layer = if let TensorName::Layer(layer, _) = name { layer } else { LayerIdx(0) };
     calibrate::check_finite(values, layer, &format!("tensor `{name}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_read_and_changed_where_they_lie() {
+        for (n, k) in [(1, 1), (16, 5), (37, 3), (1000, 9000)] {
+            let rows: Vec<f32> = (0..n * k).map(|i| (i % 8191) as f32).collect();
+            let mut tensor = FloatTensor::from_rows(&rows, k);
+            assert_eq!(tensor.rows(), rows, "{n} x {k}");
+            let mut channel = vec![7.0];
+            tensor.channel(k - 1, &mut channel);
+            assert!(channel[1..].iter().copied().eq(rows.chunks_exact(k).map(|row| row[k - 1])));
+            let mut seen = 0;
+            let mut change = |block: &mut [f32]| {
+                assert_eq!(block, &rows[seen..seen + block.len()]);
+                seen += block.len();
+                block.iter_mut().for_each(|w| *w = -*w);
+                Ok(())
+            };
+            tensor.change_rows(&mut change).expect("changed");
+            assert_eq!(seen, n * k);
+            assert!(tensor.rows().iter().zip(&rows).all(|(now, was)| *now == -was), "{n} x {k}");
+            let maxima = tensor.channel_maxima();
+            let of = |c: usize| rows.iter().skip(c).step_by(k).fold(0.0f32, |m, v| m.max(*v));
+            assert!(maxima.iter().enumerate().all(|(c, m)| *m == of(c)));
+        }
+        assert!(FloatTensor::from_rows(&[1.0; 6], 3).change_rows(&mut |_| Err(RuntimeError::Cancelled)).is_err());
+    }
 }

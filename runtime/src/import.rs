@@ -1,13 +1,16 @@
 //! Import: a source model, streamed layer by layer, calibrated on its float weights, quantised, packed.
 //!
 //! In memory at any time: one block of rows on its way to the file. With a text, also its activations and one linear's float
-//! rows: once, or three times with `mse` and `gptq`, which also keep the codes of the layer's linears until they are written
-//! (and `gptq` a factor, [`crate::quantize`]). The file appears under its name only when it is complete.
+//! rows; `mse` and `gptq` keep the codes of the layer's linears until they are written (and `gptq` a factor,
+//! [`crate::quantize`]). The file appears under its name only when it is complete.
 
 use crate::{
     RuntimeError,
-    calibrate::{self, ScaleMethod},
-    float_pass::{FloatPass, WatchedLinear, Watcher, Watchers, block_rows, finite, read_vector, shape, threads},
+    calibrate::{self, LinearCalibrator, ScaleMethod},
+    float_pass::{
+        FloatPass, FloatTensor, WatchedLinear, WatchedRows, Watcher, Watchers, block_rows, finite, read_vector, shape,
+        threads,
+    },
     quantize::{Plan, Quantize, check_range},
 };
 use coexec_cpu::{Ctx, Kernels, Pool};
@@ -19,7 +22,7 @@ use coexec_model::{
     source::ModelSource,
 };
 use coexec_scheduler::CancelToken;
-use std::path::Path;
+use std::{cell::Cell, path::Path};
 
 /// Options of [`import`].
 #[derive(Clone, Debug)]
@@ -90,25 +93,51 @@ impl ImportOptions {
 /// How far an import is.
 #[derive(Clone, Copy, Debug)]
 pub struct ImportProgress {
-    /// Weights written.
+    /// Work done: multiply-adds of the calibration, and [`WEIGHT_WORK`] for each weight written.
     pub done: u64,
-    /// Weights in all.
+    /// Work in all.
     pub total: u64,
-    /// The tensor being written.
+    /// The tensor being calibrated or written.
     pub tensor: TensorName,
+}
+
+/// Multiply-adds that take as long as quantising and writing a weight does, about.
+pub const WEIGHT_WORK: u64 = 1500;
+
+/// Told how far a call of [`import`] is.
+pub type OnImport<'a> = &'a dyn Fn(ImportProgress);
+
+/// Adds up an import's work.
+struct Work<'a> {
+    written: Cell<u64>,
+    passed: Cell<u64>,
+    total: Cell<u64>,
+    tensor: Cell<TensorName>,
+    tell: OnImport<'a>,
+}
+
+impl Work<'_> {
+    fn tell(&self) {
+        let (done, total) = (self.written.get() + self.passed.get(), self.total.get());
+        (self.tell)(ImportProgress { done: done.min(total), total, tensor: self.tensor.get() });
+    }
+
+    fn wrote(&self, weights: usize, tensor: TensorName) {
+        self.written.set(self.written.get() + weights as u64 * WEIGHT_WORK);
+        self.tensor.set(tensor);
+        self.tell();
+    }
 }
 
 struct Importer<'a> {
     source: &'a dyn ModelSource,
     options: &'a ImportOptions,
-    progress: &'a mut dyn FnMut(ImportProgress),
+    work: &'a Work<'a>,
     writer: PackedWriter,
     quantize: Quantize<'a>,
     /// For linears that `quantize` has not seen.
     plan: Plan,
     pool: Pool,
-    done: u64,
-    total: u64,
 }
 
 /// Imports `source` into a packed file at `out`.
@@ -120,7 +149,7 @@ pub fn import(
     source: &dyn ModelSource,
     out: &Path,
     options: &ImportOptions,
-    progress: &mut dyn FnMut(ImportProgress),
+    progress: OnImport<'_>,
 ) -> Result<PackedSummary, RuntimeError> {
     let config = source.config().clone();
     let span = tracing::info_span!("import", model = %source.describe(), weights = %options.weights);
@@ -131,8 +160,19 @@ pub fn import(
         true => (embed != head).then_some(TensorName::Embed),
         false => Some(TensorName::Head),
     };
-    let tensors = crate::weights::panel_tensors(&config, false).into_iter().chain([TensorName::Norm]).chain(head_rows);
-    let total = tensors.filter_map(|t| source.shape(t)).map(|(n, k)| n as u64 * k as u64).sum();
+    let tensors = crate::weights::panel_tensors(&config, false).into_iter().chain(head_rows);
+    let weights: u64 = tensors.filter_map(|t| source.shape(t)).map(|(n, k)| n as u64 * k as u64).sum();
+    let work = Work {
+        written: Cell::default(),
+        passed: Cell::default(),
+        total: Cell::new(weights * WEIGHT_WORK),
+        tensor: Cell::new(TensorName::Embed),
+        tell: progress,
+    };
+    let passed = |done, _| {
+        work.passed.set(done);
+        work.tell();
+    };
     let mut packing = PackedOptions { zstd_level: options.zstd_level, ..PackedOptions::default() };
     if options.raw {
         packing.min_gain_percent = 101; // nothing gains more than everything
@@ -140,9 +180,13 @@ pub fn import(
     let writer = PackedWriter::create(out, packing)?;
     let quantize = Quantize::new(source, options.weights, options.quantizer);
     let (plan, pool) = (Plan::Rows(options.quantizer, None), Pool::new(threads(options.threads)));
-    let mut importer = Importer { source, options, progress, writer, quantize, plan, pool, done: 0, total };
+    let mut importer = Importer { source, options, work: &work, writer, quantize, plan, pool };
     let mut pass = match &options.calibrate {
-        Some(text) => Some(FloatPass::new(source, text, options.calibration_tokens, options.threads, &options.cancel)?),
+        Some(text) => {
+            let pass = FloatPass::new(source, text, options.calibration_tokens, options.threads, &options.cancel)?;
+            work.total.set(work.total.get() + pass.total_macs());
+            Some(pass.with_progress(&passed))
+        }
         None => None,
     };
     importer.linear(TensorName::Embed, TensorName::Embed, embed, None)?;
@@ -155,8 +199,14 @@ pub fn import(
             importer.vector(TensorName::Layer(layer, t))?;
         }
         if let Some(pass) = &mut pass {
-            let mut calibrate =
-                Calibrate { config: &config, writer: &mut importer.writer, options, linears: Vec::new() };
+            let mut calibrate = Calibrate {
+                config: &config,
+                writer: &mut importer.writer,
+                options,
+                work: &work,
+                current: None,
+                linears: Vec::new(),
+            };
             // Scales are those of what the quantised linears before give.
             pass.layer(layer, &mut Watchers(&mut [&mut calibrate, &mut importer.quantize]))?;
             layers.extend(<[LinearCalibration; 4]>::try_from(calibrate.linears));
@@ -170,7 +220,7 @@ pub fn import(
     importer.vector(TensorName::Norm)?;
     if let Some(rows) = head_rows {
         importer.plan = match &pass {
-            Some(pass) if head.is_integer() => Plan::for_head(pass, options.quantizer)?,
+            Some(pass) if head.is_integer() => Plan::for_head(pass, options.quantizer, &options.cancel)?,
             _ => importer.plan,
         };
         importer.linear(TensorName::Head, rows, head, None)?;
@@ -184,8 +234,7 @@ pub fn import(
 
 impl Importer<'_> {
     fn advance(&mut self, weights: usize, tensor: TensorName) -> Result<(), RuntimeError> {
-        self.done += weights as u64;
-        (self.progress)(ImportProgress { done: self.done.min(self.total), total: self.total, tensor });
+        self.work.wrote(weights, tensor);
         if self.options.cancel.is_cancelled() { Err(RuntimeError::Cancelled) } else { Ok(()) }
     }
 
@@ -226,7 +275,8 @@ impl Importer<'_> {
                 if format.is_integer() && self.options.quantizer != Quantizer::Absmax {
                     check_range(&rows, format, from)?;
                     let ctx = Ctx { kernels: Kernels::detect(), pool: &self.pool, lanes: self.pool.threads() };
-                    self.writer.push_codes(self.plan.quantize(&ctx, format, &mut rows, k))?;
+                    let codes = self.plan.quantize(&ctx, format, &mut rows, k, &self.options.cancel)?;
+                    self.writer.push_codes(codes)?;
                 } else {
                     self.writer.push_rows(&rows)?;
                 }
@@ -242,27 +292,37 @@ struct Calibrate<'a> {
     config: &'a DecoderConfig,
     writer: &'a mut PackedWriter,
     options: &'a ImportOptions,
+    work: &'a Work<'a>,
+    current: Option<LinearCalibrator>,
     linears: Vec<LinearCalibration>,
 }
 
 impl Watcher for Calibrate<'_> {
-    fn linear(&mut self, mut l: WatchedLinear<'_>) -> Result<(), RuntimeError> {
-        let weights = l.weights;
+    fn before(&mut self, l: &mut WatchedLinear<'_>, weights: FloatTensor) -> Result<FloatTensor, RuntimeError> {
+        self.work.tensor.set(TensorName::Layer(l.layer, l.kind.tensor()));
         let parts = self.config.linear_parts(l.kind);
         let most_hot = calibrate::most_hot(self.options.weights, weights.n, weights.k, self.options.hot_share);
-        let mut calibration = calibrate::calibrate_linear(&mut l, &parts, self.options.scales, most_hot)?;
-        calibration.treatment = self.options.treatment;
-        let mut hot = Vec::new();
-        for channel in &calibration.hot_channels {
-            weights.channel(*channel as usize, &mut hot);
-        }
+        let linear = LinearCalibrator::new(l, &weights, parts, self.options.scales, most_hot)?;
+        let (mut hot, channels) = (Vec::new(), linear.hot_channels());
+        channels.iter().for_each(|channel| weights.channel(*channel as usize, &mut hot));
         if !hot.is_empty() {
-            let (name, channels) = (TensorName::Layer(l.layer, l.kind.hot_rows()), calibration.hot_channels.len());
-            self.writer.rows_f16(name, channels, weights.n, &hot)?;
+            let name = TensorName::Layer(l.layer, l.kind.hot_rows());
+            self.writer.rows_f16(name, channels.len(), weights.n, &hot)?;
         }
+        self.current = Some(linear);
+        Ok(weights)
+    }
+
+    fn rows(&mut self, rows: &mut WatchedRows<'_>) -> Result<(), RuntimeError> {
+        self.current.as_mut().map_or(Ok(()), |linear| linear.rows(rows))
+    }
+
+    fn after(&mut self, layer: LayerIdx, kind: LinearKind) -> Result<(), RuntimeError> {
+        let Some(linear) = self.current.take() else { return Ok(()) };
+        let calibration = LinearCalibration { treatment: self.options.treatment, ..linear.finish() };
         tracing::debug!(
-            layer = l.layer.0,
-            kind = %l.kind,
+            layer = layer.0,
+            %kind,
             scale = calibration.input_scale,
             hot = calibration.hot_channels.len(),
             importance = calibration.importance,

@@ -3,7 +3,7 @@
 use crate::{KvDtype, RuntimeError};
 use coexec_model::{Calibration, Schedule, Treatment};
 use coexec_npu::FaultPlan;
-use coexec_scheduler::PolicyKind;
+use coexec_scheduler::{CancelToken, PolicyKind};
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
 /// Which NPU prefill runs on.
@@ -71,6 +71,8 @@ pub struct EngineOptions {
     pub kv: KvDtype,
     /// Bytes of decompressed weights to keep; the rest is decompressed at every use. `None` keeps all.
     pub memory_budget_bytes: Option<u64>,
+    /// Stops opening the model between tensors; prefills have a token of their own.
+    pub cancel: CancelToken,
     /// Random delays injected into every prefill task, up to this many microseconds (tests of determinism).
     pub jitter_us: u64,
 }
@@ -153,6 +155,7 @@ impl Default for EngineOptions {
             schedule: ScheduleChoice::File,
             kv: KvDtype::F16,
             memory_budget_bytes: None,
+            cancel: CancelToken::new(),
             jitter_us: 0,
         }
     }

@@ -5,6 +5,7 @@
 
 use crate::{
     RuntimeError,
+    calibrate::statistics::mean_squares,
     float_pass::{FloatPass, FloatTensor, WatchedLinear, Watcher},
 };
 use coexec_cpu::{Ctx, LinearScratch};
@@ -13,12 +14,15 @@ use coexec_model::{
     quant::{Feedback, QuantRow, Quantizer},
     source::ModelSource,
 };
+use coexec_scheduler::CancelToken;
 use std::{collections::BTreeMap, sync::OnceLock};
 
 /// What is added to the diagonal of `XᵀX`, as a share of its mean.
 const DAMPING: f64 = 0.01;
 /// Linears with more inputs are not given error feedback: the factor would take gigabytes.
 const MAX_FEEDBACK_INPUTS: usize = 16 * 1024;
+/// Rows of `XᵀX` that are made together.
+const MOMENT_ROWS: usize = 256;
 /// Rows that are quantised together: the factor is read once for all of them.
 const ROWS: usize = 32;
 
@@ -35,50 +39,70 @@ impl Plan {
     /// The plan for a linear whose input on the calibration text is `x` `[tokens, k]`.
     ///
     /// # Errors
-    /// When `x` is not whole rows.
+    /// When `x` is not whole rows, or `cancel` says so.
     pub fn for_input(
         ctx: &Ctx<'_>,
         quantizer: Quantizer,
         x: &[f32],
         k: usize,
         scratch: &mut LinearScratch,
+        cancel: &CancelToken,
     ) -> Result<Self, RuntimeError> {
         if quantizer == Quantizer::Gptq && (1..=MAX_FEEDBACK_INPUTS).contains(&k) {
+            // What is made after cancelling is thrown away.
             let each_row = |data: &mut [f64], width: usize, f: &(dyn Fn(usize, &mut [f64]) + Sync)| {
-                coexec_cpu::for_each_row(ctx, data, width, f);
+                coexec_cpu::for_each_row(ctx, data, width, &|i, row| {
+                    if !cancel.is_cancelled() {
+                        f(i, row);
+                    }
+                });
             };
-            let h = second_moments(ctx, x, k, scratch)?;
-            if let Some(feedback) = Feedback::new(&h, k, DAMPING, &each_row) {
+            let h = second_moments(ctx, x, k, scratch, cancel)?;
+            let feedback = Feedback::new(&h, k, DAMPING, &each_row);
+            check_cancelled(cancel)?;
+            if let Some(feedback) = feedback {
                 return Ok(Self::Feedback(feedback));
             }
             tracing::warn!(inputs = k, "no factor for error feedback: scales of the least squared error instead");
         }
-        Ok(Self::Rows(quantizer, (quantizer != Quantizer::Absmax).then(|| mean_squares(x, k))))
+        Ok(Self::Rows(quantizer, (quantizer != Quantizer::Absmax).then(|| mean_squares(ctx, x, k))))
     }
 
     /// The plan for the head, after the pass's last layer.
     ///
     /// # Errors
-    /// When the final norm cannot be read.
-    pub fn for_head(pass: &FloatPass<'_>, quantizer: Quantizer) -> Result<Self, RuntimeError> {
+    /// When the final norm cannot be read, or `cancel` says so.
+    pub fn for_head(pass: &FloatPass<'_>, quantizer: Quantizer, cancel: &CancelToken) -> Result<Self, RuntimeError> {
         if quantizer == Quantizer::Absmax {
             return Ok(Self::Rows(quantizer, None));
         }
         let x = pass.head_input()?;
         let k = x.len() / pass.tokens().max(1);
-        Self::for_input(&pass.ctx(), quantizer, &x, k, &mut LinearScratch::default())
+        Self::for_input(&pass.ctx(), quantizer, &x, k, &mut LinearScratch::default(), cancel)
     }
 
     /// Quantises `rows` `[n, k]` on all threads and writes what the codes stand for over them; nothing for formats of floats.
-    #[must_use]
-    pub fn quantize(&self, ctx: &Ctx<'_>, format: WeightFormat, rows: &mut [f32], k: usize) -> Vec<QuantRow> {
+    ///
+    /// # Errors
+    /// When `cancel` says so.
+    pub fn quantize(
+        &self,
+        ctx: &Ctx<'_>,
+        format: WeightFormat,
+        rows: &mut [f32],
+        k: usize,
+        cancel: &CancelToken,
+    ) -> Result<Vec<QuantRow>, RuntimeError> {
         if !format.is_integer() || k == 0 {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         // Whole blocks of rows and a last one that may be shorter: `f` sees either.
         let blocks = (rows.len() / k).div_ceil(ROWS);
         let done: Vec<OnceLock<Vec<QuantRow>>> = (0..blocks).map(|_| OnceLock::new()).collect();
         let block = |i: usize, rows: &mut [f32]| {
+            if cancel.is_cancelled() {
+                return;
+            }
             let quantized = match self {
                 Self::Feedback(feedback) => feedback.quantize(format, rows),
                 Self::Rows(quantizer, importance) => rows
@@ -98,8 +122,13 @@ impl Plan {
         if !tail.is_empty() {
             block(blocks - 1, tail);
         }
-        done.into_iter().flat_map(|rows| rows.into_inner().unwrap_or_default()).collect()
+        check_cancelled(cancel)?;
+        Ok(done.into_iter().flat_map(|rows| rows.into_inner().unwrap_or_default()).collect())
     }
+}
+
+fn check_cancelled(cancel: &CancelToken) -> Result<(), RuntimeError> {
+    if cancel.is_cancelled() { Err(RuntimeError::Cancelled) } else { Ok(()) }
 }
 
 /// Refuses weights that `format` has no scale for, which would become zeros.
@@ -112,26 +141,27 @@ pub(crate) fn check_range(rows: &[f32], format: WeightFormat, tensor: TensorName
 }
 
 /// `XᵀX / tokens` of `x` `[tokens, k]`, `[k, k]`.
-fn second_moments(ctx: &Ctx<'_>, x: &[f32], k: usize, scratch: &mut LinearScratch) -> Result<Vec<f32>, RuntimeError> {
+fn second_moments(
+    ctx: &Ctx<'_>,
+    x: &[f32],
+    k: usize,
+    scratch: &mut LinearScratch,
+    cancel: &CancelToken,
+) -> Result<Vec<f32>, RuntimeError> {
     let tokens = x.len() / k;
     let norm = 1.0 / (tokens.max(1) as f32).sqrt();
     let mut columns = vec![0.0f32; k * tokens];
     for (t, row) in x.chunks_exact(k).enumerate() {
         row.iter().enumerate().for_each(|(i, v)| columns[i * tokens + t] = v * norm);
     }
-    let mut h = Vec::new();
-    FloatTensor::from_rows(&columns, tokens).multiply(ctx, &columns, &mut h, scratch)?;
-    Ok(h)
-}
-
-/// Mean square per column of rows of `k`.
-pub(crate) fn mean_squares(x: &[f32], k: usize) -> Vec<f32> {
-    let mut sums = vec![0.0f64; k];
-    for row in x.chunks_exact(k) {
-        sums.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(v * v));
+    let weights = FloatTensor::from_rows(&columns, tokens);
+    let (mut h, mut block) = (Vec::with_capacity(k * k), Vec::new());
+    for rows in columns.chunks(MOMENT_ROWS * tokens.max(1)) {
+        check_cancelled(cancel)?;
+        weights.multiply(ctx, rows, &mut block, scratch)?;
+        h.extend_from_slice(&block);
     }
-    let tokens = (x.len() / k.max(1)).max(1) as f64;
-    sums.iter().map(|s| (s / tokens) as f32).collect()
+    Ok(h)
 }
 
 /// Quantises each linear that a float pass runs; later linears see what the codes give.
@@ -163,21 +193,23 @@ impl<'a> Quantize<'a> {
 }
 
 impl Watcher for Quantize<'_> {
-    fn linear(&mut self, l: WatchedLinear<'_>) -> Result<(), RuntimeError> {
+    fn before(&mut self, l: &mut WatchedLinear<'_>, mut weights: FloatTensor) -> Result<FloatTensor, RuntimeError> {
         if !self.format.is_integer() || self.quantizer == Quantizer::Absmax {
-            return Ok(());
+            return Ok(weights);
         }
-        let (name, k) = (TensorName::Layer(l.layer, l.kind.tensor()), l.weights.k);
+        let (name, k) = (TensorName::Layer(l.layer, l.kind.tensor()), weights.k);
         if self.format == WeightFormat::Q4s && self.source.read_q4_0_rows(name, 0..1, &mut Vec::new())? {
-            return Ok(());
+            return Ok(weights);
         }
-        let plan = Plan::for_input(&l.ctx, self.quantizer, l.input, k, l.scratch)?;
-        let mut rows = l.weights.rows();
-        check_range(&rows, self.format, name)?;
-        let quantized = plan.quantize(&l.ctx, self.format, &mut rows, k);
-        FloatTensor::from_rows(&rows, k).multiply(&l.ctx, l.input, l.output, l.scratch)?;
+        let plan = Plan::for_input(&l.ctx, self.quantizer, l.input, k, l.scratch, l.cancel)?;
+        let mut quantized = Vec::with_capacity(weights.n);
+        weights.change_rows(&mut |rows| {
+            check_range(rows, self.format, name)?;
+            quantized.extend(plan.quantize(&l.ctx, self.format, rows, k, l.cancel)?);
+            Ok(())
+        })?;
         self.done.insert(name, quantized);
-        Ok(())
+        Ok(weights)
     }
 }
 
@@ -218,9 +250,10 @@ mod tests {
                 let pool = Pool::new(threads);
                 let ctx = Ctx { kernels: Kernels::detect(), pool: &pool, lanes: threads };
                 let mut scratch = LinearScratch::default();
-                let plan = Plan::for_input(&ctx, quantizer, &x, k, &mut scratch).unwrap();
+                let cancel = CancelToken::new();
+                let plan = Plan::for_input(&ctx, quantizer, &x, k, &mut scratch, &cancel).unwrap();
                 let mut rows = weights.clone();
-                let codes = plan.quantize(&ctx, format, &mut rows, k);
+                let codes = plan.quantize(&ctx, format, &mut rows, k, &cancel).unwrap();
                 assert_eq!(codes.len(), n);
                 let mut back = vec![0.0; k];
                 for (code, row) in codes.iter().zip(rows.chunks_exact(k)) {

@@ -31,7 +31,7 @@ use coexec_model::{
         transform::{Rotated, Scaled},
     },
 };
-use std::{path::Path, str::FromStr};
+use std::{cell::Cell, path::Path, str::FromStr};
 
 /// An exact transform of a model.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -77,6 +77,16 @@ pub struct Recipe {
     pub scales: ScaleMethod,
     /// Most channels with float rows in memory; `None` leaves the import's.
     pub hot_share: Option<f64>,
+}
+
+impl Recipe {
+    /// How many passes over the text its transforms take, and whether linears are measured afterwards: the steps that
+    /// [`CookProgress`] tells of, beside the import.
+    #[must_use]
+    pub fn passes(&self) -> (usize, bool) {
+        let watched = self.transforms.iter().filter(|t| !matches!(t, Transform::Rotate { .. })).count();
+        (watched, matches!(self.activations, Some(Activations::Auto { .. })))
+    }
 }
 
 impl FromStr for Recipe {
@@ -176,13 +186,22 @@ pub fn transformed<T>(
 /// How far [`cook`] is.
 #[derive(Clone, Copy, Debug)]
 pub enum CookProgress {
-    /// Tensors are written.
+    /// A transform watches the activations on the text.
+    Watching {
+        /// Which pass over the text this is, from 0.
+        pass: usize,
+        /// Work done in it, in multiply-adds.
+        done: u64,
+        /// Work of one pass.
+        total: u64,
+    },
+    /// Tensors are calibrated and written.
     Importing(ImportProgress),
     /// With `auto`: linears are measured.
     Measuring {
-        /// Linears measured.
+        /// Windows of the text run.
         done: usize,
-        /// Linears in all.
+        /// Windows in all, at most.
         total: usize,
     },
 }
@@ -197,7 +216,7 @@ pub fn cook(
     out: &Path,
     recipe: &Recipe,
     options: &ImportOptions,
-    progress: &mut dyn FnMut(CookProgress),
+    progress: &dyn Fn(CookProgress),
 ) -> Result<PackedSummary, RuntimeError> {
     let mut options = ImportOptions { scales: recipe.scales, ..options.clone() };
     options.weights = recipe.weights.unwrap_or(options.weights);
@@ -216,15 +235,21 @@ pub fn cook(
         return Err(RuntimeError::Option { option: "--quant", value, reason });
     }
     let (max_tokens, threads, cancel) = (options.calibration_tokens, options.threads, options.cancel.clone());
-    let text = calibrate.as_deref().map(|text| WatchedText { text, max_tokens, threads, cancel });
+    let pass = Cell::new(0);
+    let watching = |done, total| {
+        progress(CookProgress::Watching { pass: pass.get(), done, total });
+        pass.set(pass.get() + usize::from(done == total));
+    };
+    let watched = |text| WatchedText { text, max_tokens, threads, cancel, progress: &watching };
+    let text = calibrate.as_deref().map(watched);
     let weights = (options.weights, options.quantizer);
-    let import_to = |path: &Path, progress: &mut dyn FnMut(CookProgress)| {
+    let import_to = |path: &Path| {
         transformed(source, &recipe.transforms, text.as_ref(), weights, &mut |source| {
-            import(source, path, &options, &mut |p| progress(CookProgress::Importing(p)))
+            import(source, path, &options, &|p| progress(CookProgress::Importing(p)))
         })
     };
     let (Some(Activations::Auto { max_quality_loss }), Some(text)) = (recipe.activations, &options.calibrate) else {
-        return import_to(out, progress);
+        return import_to(out);
     };
     let engine = crate::EngineOptions { threads, ..crate::EngineOptions::default() };
     let how =
@@ -238,9 +263,9 @@ pub fn cook(
     let dir = out.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let named = tempfile::Builder::new().prefix(".measured-").suffix(".partial").tempfile_in(dir).map_err(io)?;
     let temporary = named.into_temp_path();
-    import_to(&temporary, progress)?;
-    let measuring = &mut |done, total| progress(CookProgress::Measuring { done, total });
-    let decision = schedule::decide(&temporary, later, &how, measuring)?;
+    import_to(&temporary)?;
+    let measuring = |done, total| progress(CookProgress::Measuring { done, total });
+    let decision = schedule::decide(&temporary, later, &how, &measuring)?;
     schedule::store(&temporary, &decision, out)
 }
 

@@ -22,7 +22,7 @@ use coexec_model::{
 };
 use coexec_scheduler::{CancelToken, PolicyKind, simulate};
 use serde::Serialize;
-use std::path::Path;
+use std::{cell::Cell, path::Path};
 
 /// Options of [`decide`].
 #[derive(Clone, Debug)]
@@ -125,18 +125,31 @@ pub struct Decision {
 }
 
 /// Opens engines of one file with different schedules.
-#[derive(Debug)]
 pub struct Bench<'a> {
     path: &'a Path,
     options: EngineOptions,
     cancel: CancelToken,
+    window_begins: &'a dyn Fn(),
+}
+
+impl std::fmt::Debug for Bench<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Bench({})", self.path.display())
+    }
 }
 
 impl<'a> Bench<'a> {
     /// Engines of the file at `path`; their NPU is the simulated one.
     #[must_use]
     pub fn new(path: &'a Path, options: &EngineOptions, cancel: &CancelToken) -> Self {
-        Self { path, options: options.clone(), cancel: cancel.clone() }
+        let options = EngineOptions { cancel: cancel.clone(), ..options.clone() };
+        Self { path, options, cancel: cancel.clone(), window_begins: &|| {} }
+    }
+
+    /// Calls `window_begins` before every window whose quality is measured.
+    #[must_use]
+    pub fn with_progress(self, window_begins: &'a dyn Fn()) -> Self {
+        Self { window_begins, ..self }
     }
 
     /// An engine without NPU: the reference.
@@ -163,7 +176,9 @@ impl<'a> Bench<'a> {
             schedule,
             ..self.options.clone()
         };
-        quality(&Engine::open(self.path, options)?, windows, Some(reference), &self.cancel, &mut |_, _| {})
+        quality(&Engine::open(self.path, options)?, windows, Some(reference), &self.cancel, &mut |_, _| {
+            (self.window_begins)();
+        })
     }
 
     /// What each linear does in u8 with and without shadow while all others are in u16.
@@ -317,7 +332,11 @@ fn predicted(divergence: &[[Divergence; 4]], schedule: &[[Treatment; 4]]) -> f64
     both.map(|(divergence, treatment)| divergence.of(*treatment)).sum()
 }
 
-/// Measures the linears of the calibrated model at `path` on `text` and finds its schedule.
+/// Schedules that are checked: the uniform ones, and about as many for each price of shadow.
+const CHECKED: usize = 4 * Treatment::ALL.len();
+
+/// Measures the linears of the calibrated model at `path` on `text` and finds its schedule. `progress` is told how many windows
+/// were run, and how many will be at most.
 ///
 /// # Errors
 /// When the file is not calibrated or has no tokenizer, the text is too short, or a prefill fails.
@@ -325,9 +344,15 @@ pub fn decide(
     path: &Path,
     text: &str,
     options: &ScheduleOptions,
-    progress: &mut dyn FnMut(usize, usize),
+    progress: &dyn Fn(usize, usize),
 ) -> Result<Decision, RuntimeError> {
-    let bench = Bench::new(path, &options.engine, &options.cancel);
+    let (done, total) = (Cell::new(0usize), Cell::new(usize::MAX));
+    let windows_done = |windows: usize| {
+        done.set(done.get() + windows);
+        progress(done.get().min(total.get()), total.get());
+    };
+    let window_begins = || windows_done(1);
+    let bench = Bench::new(path, &options.engine, &options.cancel).with_progress(&window_begins);
     let cpu = bench.cpu()?;
     let config = cpu.model().config().clone();
     let calibration = cpu.model().calibration().ok_or(RuntimeError::NotCalibrated)?.clone();
@@ -344,9 +369,14 @@ pub fn decide(
     let phone = Phone::new(&config, options)?;
     phone.time_ns(&calibration.schedule(), &[])?;
     let (seen, other) = (all.part(0..all.len() / 2), all.part(all.len() / 2..all.len()));
+    let layers = config.num_hidden_layers as usize;
+    // References, one linear at a time in two ways beside none, checks.
+    total.set(all.len() + (8 * layers + 1) * seen.len() + CHECKED * other.len());
     let reference = seen.reference(&cpu, &options.cancel)?;
-    let divergence = bench.divergence(config.num_hidden_layers as usize, &seen, &reference, progress)?;
+    windows_done(seen.len());
+    let divergence = bench.divergence(layers, &seen, &reference, &mut |_, _| {})?;
     let reference = other.reference(&cpu, &options.cancel)?;
+    windows_done(other.len());
     drop(cpu);
 
     let check = |name: String, schedule: Schedule| {

@@ -3,7 +3,7 @@
 use crate::{
     RuntimeError,
     calibrate::quantile,
-    float_pass::{FloatPass, WatchedLinear, Watcher},
+    float_pass::{FloatPass, FloatTensor, PassProgress, WatchedLinear, Watcher},
 };
 use coexec_model::{
     DecoderConfig, LayerIdx, LinearKind,
@@ -22,7 +22,7 @@ mod awq;
 pub use awq::awq;
 
 /// The text that activations are watched on.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct WatchedText<'a> {
     /// The text.
     pub text: &'a str,
@@ -30,19 +30,28 @@ pub struct WatchedText<'a> {
     pub max_tokens: usize,
     /// CPU workers; 0 is one per core.
     pub threads: usize,
-    /// Stops between blocks of weights.
+    /// Stops between blocks of weights, and of rows.
     pub cancel: CancelToken,
+    /// Told how far the pass is.
+    pub progress: PassProgress<'a>,
+}
+
+impl std::fmt::Debug for WatchedText<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "WatchedText({} bytes, at most {} tokens)", self.text.len(), self.max_tokens)
+    }
 }
 
 impl<'a> WatchedText<'a> {
     /// At most 4096 tokens of `text`, on all cores.
     #[must_use]
     pub fn new(text: &'a str) -> Self {
-        Self { text, max_tokens: 4096, threads: 0, cancel: CancelToken::new() }
+        Self { text, max_tokens: 4096, threads: 0, cancel: CancelToken::new(), progress: &|_, _| {} }
     }
 
-    fn pass<'s>(&self, source: &'s dyn ModelSource) -> Result<FloatPass<'s>, RuntimeError> {
-        FloatPass::new(source, self.text, self.max_tokens, self.threads, &self.cancel)
+    fn pass<'s>(&'s self, source: &'s dyn ModelSource) -> Result<FloatPass<'s>, RuntimeError> {
+        let pass = FloatPass::new(source, self.text, self.max_tokens, self.threads, &self.cancel)?;
+        Ok(pass.with_progress(self.progress))
     }
 }
 
@@ -76,11 +85,11 @@ struct Smooth<'a> {
 }
 
 impl Watcher for Smooth<'_> {
-    fn linear(&mut self, l: WatchedLinear<'_>) -> Result<(), RuntimeError> {
-        let inputs = by_scale(self.config, l.kind, &column_maxima(l.input, l.weights.k));
-        let weights = by_scale(self.config, l.kind, &l.weights.channel_maxima());
-        self.layer[l.kind.index()] = Some(smoothing(&inputs, &weights, self.alpha));
-        Ok(())
+    fn before(&mut self, l: &mut WatchedLinear<'_>, weights: FloatTensor) -> Result<FloatTensor, RuntimeError> {
+        let inputs = by_scale(self.config, l.kind, &column_maxima(l.input, weights.k));
+        let maxima = by_scale(self.config, l.kind, &weights.channel_maxima());
+        self.layer[l.kind.index()] = Some(smoothing(&inputs, &maxima, self.alpha));
+        Ok(weights)
     }
 }
 
@@ -145,11 +154,11 @@ struct Rare {
 }
 
 impl Watcher for Rare {
-    fn linear(&mut self, linear: WatchedLinear<'_>) -> Result<(), RuntimeError> {
+    fn before(&mut self, linear: &mut WatchedLinear<'_>, weights: FloatTensor) -> Result<FloatTensor, RuntimeError> {
         if linear.kind != LinearKind::Down {
-            return Ok(());
+            return Ok(weights);
         }
-        let (k, mut all) = (linear.weights.k, linear.input.iter().map(|v| v.abs()).collect::<Vec<_>>());
+        let (k, mut all) = (weights.k, linear.input.iter().map(|v| v.abs()).collect::<Vec<_>>());
         let large = quantile(&mut all, LARGE);
         // How far a neuron's few largest values stand above its others, and how large they are.
         let mut peaks: Vec<(f32, f32, usize)> = Vec::with_capacity(k);
@@ -166,7 +175,7 @@ impl Watcher for Rare {
         let rare =
             peaks.iter().take(self.count).map(|(_, peak, neuron)| RareNeuron { neuron: *neuron, gain: large / peak });
         self.layers.push(rare.collect());
-        Ok(())
+        Ok(weights)
     }
 }
 

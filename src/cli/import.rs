@@ -1,6 +1,6 @@
 //! `coexec import` and `coexec random-model`: make packed files.
 
-use super::shared::read_text;
+use super::shared::{read_text, work_bar};
 use clap::Args;
 use coexec::{
     CancelToken,
@@ -17,7 +17,6 @@ use coexec::{
         transform::{self, WatchedText},
     },
 };
-use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, Args)]
@@ -114,7 +113,8 @@ pub(crate) fn import(args: &ImportArgs, cancel: &CancelToken) -> anyhow::Result<
     let options = args.common.options(Quantizer::default(), text, cancel)?;
     if let (Some(seed), Some(text)) = (args.outliers, &options.calibrate) {
         let (max_tokens, threads, cancel) = (options.calibration_tokens, options.threads, cancel.clone());
-        let rare = transform::rare_neurons(&*source, &WatchedText { text, max_tokens, threads, cancel })?;
+        let watched = WatchedText { max_tokens, threads, cancel, ..WatchedText::new(text) };
+        let rare = transform::rare_neurons(&*source, &watched)?;
         return pack(&with_outliers(&*source, seed, &rare)?, &args.out, &args.common, &options);
     }
     pack(&*source, &args.out, &args.common, &options)
@@ -129,19 +129,30 @@ pub(crate) fn random_model(args: &RandomModelArgs, cancel: &CancelToken) -> anyh
 }
 
 fn pack(source: &dyn source::ModelSource, out: &Path, args: &PackArgs, options: &ImportOptions) -> anyhow::Result<()> {
-    let bar = ProgressBar::new(0)
-        .with_style(ProgressStyle::with_template("{bar:32} {percent:>3} %  {msg}  {elapsed}")?.progress_chars("━━╌"));
-    let mut progress = |p: CookProgress| {
-        let (done, total, what) = match p {
-            CookProgress::Importing(p) => (p.done, p.total, p.tensor.to_string()),
-            CookProgress::Measuring { done, total } => (done as u64, total as u64, "measuring linears".to_owned()),
+    let bar = work_bar()?;
+    let (passes, auto) = args.quant.passes();
+    let steps = passes + 1 + usize::from(auto);
+    let progress = |p: CookProgress| {
+        let (step, what, done, total) = match p {
+            CookProgress::Watching { pass, done, total } => (pass, "watching activations".to_owned(), done, total),
+            CookProgress::Importing(p) => (passes, p.tensor.to_string(), p.done, p.total),
+            CookProgress::Measuring { done, total } => {
+                (passes + 1, "measuring linears".to_owned(), done as u64, total as u64)
+            }
         };
+        let step = step + 1;
+        // The time that is left is judged by this step's pace.
+        let prefix = if steps == 1 { String::new() } else { format!("step {step} of {steps}  ") };
+        if bar.prefix() != prefix {
+            bar.reset();
+            bar.set_prefix(prefix);
+        }
         bar.set_length(total);
         bar.set_position(done);
         bar.set_message(what);
     };
     let recipe = Recipe { weights: Some(options.weights), ..args.quant.clone() };
-    let result = recipe::cook(source, out, &recipe, options, &mut progress);
+    let result = recipe::cook(source, out, &recipe, options, &progress);
     bar.finish_and_clear();
     let summary = result?;
     eprintln!("{}", describe(&source.describe(), &summary, options));

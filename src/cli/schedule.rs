@@ -1,13 +1,12 @@
 //! `coexec schedule`: how each linear runs on the NPU, decided by measurement and stored in the file.
 
-use super::shared::{Format, parse_percent, read_text};
+use super::shared::{Format, parse_percent, read_text, work_bar};
 use clap::Args;
 use coexec::{
     CancelToken, EngineOptions,
     model::{LinearKind, Treatment},
     runtime::schedule::{self, Decision, ScheduleOptions},
 };
-use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
@@ -61,8 +60,8 @@ pub(crate) fn schedule(args: &ScheduleArgs, cancel: &CancelToken) -> anyhow::Res
         ..ScheduleOptions::default()
     };
     options.engine.validate()?;
-    let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template("{bar:32} {pos}/{len} linears {eta}")?);
-    let decision = schedule::decide(&args.model, &read_text(&args.text)?, &options, &mut |done, total| {
+    let bar = work_bar()?.with_message("measuring linears");
+    let decision = schedule::decide(&args.model, &read_text(&args.text)?, &options, &|done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
     });

@@ -14,10 +14,12 @@ use coexec::{
         options::CHUNK_LENS,
     },
 };
+use indicatif::{ProgressBar, ProgressStyle};
 use std::{
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -318,6 +320,15 @@ pub(crate) fn parameters(summary: &coexec::model::packed::PackedSummary) -> u64 
 /// `1%` or `0.01`.
 pub(crate) fn parse_percent(text: &str) -> Result<f64, String> {
     coexec::runtime::recipe::share(text).ok_or_else(|| "use a share such as 1% or 0.01".to_owned())
+}
+
+/// A bar for work of minutes: its share done, what is being done, the time it took and the time left. Nothing is drawn where
+/// stderr is no terminal.
+pub(crate) fn work_bar() -> anyhow::Result<ProgressBar> {
+    let template = "{prefix}{bar:32} {percent:>3} %  {msg}  {elapsed}, {eta} left";
+    let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(template)?.progress_chars("━━╌"));
+    bar.enable_steady_tick(Duration::from_millis(250));
+    Ok(bar)
 }
 
 /// Reads a text file, naming it in the error.

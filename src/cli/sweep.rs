@@ -227,7 +227,7 @@ impl Sweeper<'_> {
             cancel: self.cancel.clone(),
             ..ImportOptions::default()
         };
-        let summary = recipe::cook(source, &path, recipe, &options, &mut |_| {})?;
+        let summary = recipe::cook(source, &path, recipe, &options, &|_| {})?;
         Ok((path, summary.file_bytes))
     }
 

@@ -173,7 +173,7 @@ impl Packed {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("model.coexec");
         let options = ImportOptions { weights, calibrate, threads: 2, ..ImportOptions::default() };
-        import(source, &path, &options, &mut |_| {}).unwrap_or_else(|e| panic!("{}: {e}", source.describe()));
+        import(source, &path, &options, &|_| {}).unwrap_or_else(|e| panic!("{}: {e}", source.describe()));
         Self { _dir: dir, path }
     }
 
@@ -181,7 +181,7 @@ impl Packed {
     pub(crate) fn cooked(source: &dyn ModelSource, recipe: &str) -> Self {
         let options = ImportOptions { calibrate: Some(calibration_text()), threads: 2, ..ImportOptions::default() };
         Self::written(|path| {
-            recipe::cook(source, path, &recipe.parse().expect("a recipe"), &options, &mut |_| {})
+            recipe::cook(source, path, &recipe.parse().expect("a recipe"), &options, &|_| {})
                 .unwrap_or_else(|e| panic!("{}, {recipe}: {e}", source.describe()));
         })
     }

@@ -217,7 +217,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("tiny.coexec");
         let options = ImportOptions { weights: WeightFormat::Q8, ..ImportOptions::default() };
-        import(&*source, &path, &options, &mut |_| {}).expect("import");
+        import(&*source, &path, &options, &|_| {}).expect("import");
         let file = PackedFile::open(&path).expect("our own file");
         let model = Model::load(Arc::new(file), None, &crate::ScheduleChoice::File).expect("our own file");
         let weights = ModelWeights::new(&model);

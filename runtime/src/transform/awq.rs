@@ -4,8 +4,9 @@
 use super::{SCALE_LOG_RANGE, WatchedText};
 use crate::{
     RuntimeError,
+    calibrate::statistics::mean_squares,
     float_pass::{FloatTensor, WatchedLinear, Watcher},
-    quantize::{Plan, mean_squares},
+    quantize::Plan,
 };
 use coexec_model::{
     DecoderConfig, LayerIdx, WeightFormat, quant::Quantizer, source::ModelSource, source::transform::ChannelScales,
@@ -53,11 +54,11 @@ struct Search<'a> {
 }
 
 impl Watcher for Search<'_> {
-    fn linear(&mut self, mut l: WatchedLinear<'_>) -> Result<(), RuntimeError> {
-        let k = l.weights.k;
-        let means = by_scale(self.config, &l);
-        let squares = mean_squares(l.input, k);
-        let rows = l.weights.rows();
+    fn before(&mut self, l: &mut WatchedLinear<'_>, weights: FloatTensor) -> Result<FloatTensor, RuntimeError> {
+        let k = weights.k;
+        let means = by_scale(self.config, l, k);
+        let squares = mean_squares(&l.ctx, l.input, k);
+        let rows = weights.rows();
         let sample = sample(l.input, k);
         let mut best: Option<(f64, u32, Vec<f32>)> = None;
         for step in 0..=STEPS {
@@ -66,7 +67,7 @@ impl Watcher for Search<'_> {
             let by_channel: Vec<f32> = (0..k).map(|c| scales.get(index(c)).copied().unwrap_or(1.0)).collect();
             let plan =
                 Plan::Rows(self.quantizer, Some(squares.iter().zip(&by_channel).map(|(h, s)| h / (s * s)).collect()));
-            let error = self.error(&mut l, &plan, &rows, &by_channel, &sample)?;
+            let error = self.error(l, &plan, &rows, &by_channel, &sample)?;
             if best.as_ref().is_none_or(|(least, ..)| error < *least) {
                 best = Some((error, step, scales));
             }
@@ -77,7 +78,7 @@ impl Watcher for Search<'_> {
             tracing::debug!(layer = l.layer.0, kind = %l.kind, alpha = f64::from(step) / f64::from(STEPS), error, "awq");
             layer[l.kind.index()] = (step > 0).then_some(scales);
         }
-        Ok(())
+        Ok(weights)
     }
 }
 
@@ -96,7 +97,7 @@ impl Search<'_> {
         for row in changed.chunks_exact_mut(k) {
             row.iter_mut().zip(scales).for_each(|(w, s)| *w *= s);
         }
-        let _codes = plan.quantize(&l.ctx, self.format, &mut changed, k);
+        let _codes = plan.quantize(&l.ctx, self.format, &mut changed, k, l.cancel)?;
         for (changed, row) in changed.chunks_exact_mut(k).zip(rows.chunks_exact(k)) {
             changed.iter_mut().zip(row).zip(scales).for_each(|((v, w), s)| *v = *v / s - w);
         }
@@ -107,9 +108,9 @@ impl Search<'_> {
 }
 
 /// Mean |input| of the channels that share a scale.
-fn by_scale(config: &DecoderConfig, l: &WatchedLinear<'_>) -> Vec<f64> {
+fn by_scale(config: &DecoderConfig, l: &WatchedLinear<'_>, k: usize) -> Vec<f64> {
     let mut sums = vec![0.0; ChannelScales::len_of(config, l.kind)];
-    for row in l.input.chunks_exact(l.weights.k.max(1)) {
+    for row in l.input.chunks_exact(k.max(1)) {
         for (channel, value) in row.iter().enumerate() {
             if let Some(sum) = sums.get_mut(ChannelScales::index_of(config, l.kind, channel)) {
                 *sum += f64::from(value.abs());

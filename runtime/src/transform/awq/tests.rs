@@ -17,10 +17,10 @@ fn demo(path: &str) -> std::path::PathBuf {
 struct Rounded(WeightFormat, Quantizer);
 
 impl Watcher for Rounded {
-    fn linear(&mut self, l: WatchedLinear<'_>) -> Result<(), RuntimeError> {
-        let (k, mut rows) = (l.weights.k, l.weights.rows());
-        let _codes = Plan::Rows(self.1, None).quantize(&l.ctx, self.0, &mut rows, k);
-        FloatTensor::from_rows(&rows, k).multiply(&l.ctx, l.input, l.output, l.scratch)
+    fn before(&mut self, l: &mut WatchedLinear<'_>, weights: FloatTensor) -> Result<FloatTensor, RuntimeError> {
+        let (k, mut rows) = (weights.k, weights.rows());
+        let _codes = Plan::Rows(self.1, None).quantize(&l.ctx, self.0, &mut rows, k, l.cancel)?;
+        Ok(FloatTensor::from_rows(&rows, k))
     }
 }
 
