@@ -147,6 +147,9 @@ pub struct TokenizerData {
     pub bos_token: Option<String>,
     /// Text of the end-of-sequence token, as templates see it.
     pub eos_token: Option<String>,
+    /// Texts of the other named special tokens, as templates see them: `pad_token`, `unk_token`, `image_token`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub special_tokens: BTreeMap<String, String>,
     /// Whether a prompt starts with BOS although `tokenizer_json` does not add it.
     pub add_bos: bool,
 }

@@ -23,7 +23,7 @@ pub struct GenerateRequest {
     pub max_tokens: usize,
     /// How to choose tokens.
     pub sampler: SamplerOptions,
-    /// Texts that end the generation; they are not part of its text.
+    /// Texts that end the generation; they are not part of its text. Special tokens count with their spelling.
     pub stop: Vec<String>,
     /// Go on past end-of-sequence tokens (benchmarks).
     pub ignore_eos: bool,
@@ -65,7 +65,7 @@ pub struct Generation {
 }
 
 impl Session {
-    /// Generates text after `request.prompt`, calling `on_text` with each piece as soon as it is whole.
+    /// Generates text after `request.prompt` (what it adds to the prompt's own text, with its first space), calling `on_text` with each piece as soon as it is whole.
     ///
     /// # Errors
     /// As [`Self::prefill`]; a cancelled prefill is [`RuntimeError::Cancelled`], later cancellation ends the generation
@@ -86,7 +86,7 @@ impl Session {
             });
         }
         let mut sampler = Sampler::new(request.sampler.clone())?;
-        let mut stream = tokenizer.map(TextStream::new);
+        let mut stream = tokenizer.map(|tokenizer| TextStream::after(tokenizer, &request.prompt));
         let mut stop = StopStrings::new(request.stop.clone());
 
         // Static graphs are prepared once per model, not per prompt: not part of TTFT.
@@ -128,7 +128,10 @@ impl Session {
             tokens.push(token);
             if let Some(stream) = &mut stream {
                 let piece = stream.push(token)?;
-                let result = stop.push(&piece);
+                let result = match tokenizer.and_then(|tokenizer| tokenizer.hidden_text(token)) {
+                    Some(special) => stop.push_hidden(&special),
+                    None => stop.push(&piece),
+                };
                 emit(&result.emit, &mut text);
                 if result.stopped {
                     break FinishReason::Stop;

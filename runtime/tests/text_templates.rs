@@ -86,7 +86,7 @@ fn errors_name_template_line_and_cause() {
         ("a\n\n{% if %}", 3, "syntax error"),
         ("{% for x in messages %}", 1, "syntax error"),
         ("a\n{{ nothing.role }}", 2, "undefined"),
-        ("{{ 'a'.swapcase2() }}", 1, "unknown method"),
+        ("{{ 'a'.swapcase2() }}", 1, "no attribute 'swapcase2'"),
         ("{{ 'a' | sing }}", 1, "unknown filter"),
         ("\n{{ strftime_now('%Q') }}", 2, "strftime_now"),
         ("{% include 'secrets' %}", 1, "secrets"),
@@ -151,8 +151,15 @@ fn hostile_templates_end() {
             "{% set ns.l = namespace(a=ns.l, b=ns.l) %}",
             "{% set ns.l = ns.l + ns.l %}",
             "{% set ns.l = ns.l * 2 %}",
-            "{% set ns.l = ns.l | zip(ns.l) | list %}",
-            "{% set ns.l = ns.l | chain(ns.l) | list %}",
+            "{% set ns.l = ns.l | batch(1) | list + [ns.l] %}",
+            "{% set ns.l = ns.l | map('string') | list + ns.l %}",
+            "{% set ns.l = dict([('a', ns.l), ('b', ns.l)]) %}",
+            "{% set ns.s = '%s%s' % (ns.s, ns.s) %}",
+            "{% set ns.s = ns.s ~ ns.s ~ ns.s %}",
+            "{% set ns.s = ns.s.center(ns.s|length * 3) %}",
+            "{% set ns.s = ns.s.replace('', ns.s) %}",
+            "{% set ns.l = ns.l[:] + ns.l[::-1] %}",
+            "{% set ns.l = ns.l * 3 %}",
             "{% set ns.l = ns.l, ns.l %}",
             "{% set ns.s = (ns.s if true else '') ~ ns.s[:] %}",
         ]
@@ -166,7 +173,7 @@ fn hostile_templates_end() {
         "number above",
         "recursion",
         "repeated string",
-        "unknown method",
+        "not supported",
     ];
     let unexpected = templates.iter().filter_map(|source| match render(source) {
         Ok(text) => Some(format!("{source}: {} bytes", text.len())),
@@ -226,19 +233,6 @@ proptest! {
         let source: Vec<&str> = parts.into_iter().map(|i| PARTS[i]).collect();
         fuzz_chat_template(source.join(" ").as_bytes());
     }
-
-    /// Counting operands changes nothing that a template computes.
-    #[test]
-    fn counted_expressions_compute_the_same(expression in expression()) {
-        let plain = minijinja::Environment::new().render_str(&format!("{{{{ [{expression}] | tojson }}}}"), ());
-        let counted = render(&format!("{{% set x = [{expression}] %}}{{{{ x | tojson }}}}"));
-        let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
-        match (plain, counted) {
-            (Ok(plain), Ok(counted)) => prop_assert_eq!(parse(&plain), parse(&counted), "{}", expression),
-            (Err(_), Err(_)) => {}
-            (plain, counted) => prop_assert!(false, "{expression}: {plain:?} or {counted:?}"),
-        }
-    }
 }
 
 const PARTS: [&str; 40] = [
@@ -246,32 +240,3 @@ const PARTS: [&str; 40] = [
     "endmacro", "call", "endcall", "x", "messages", "m.role", "=", "==", "+", "~", "*", "|", "tojson", "join", "(",
     ")", "[", "]", "{'a':", "}", ",", "'s'", "7", "is",
 ];
-
-/// Expressions of numbers, texts and lists without variables.
-fn expression() -> impl Strategy<Value = String> {
-    let leaf = prop_oneof![
-        (0..20u32).prop_map(|n| n.to_string()),
-        Just("1.5".to_owned()),
-        "'[a-c ]{0,3}'",
-        Just("[]".to_owned()),
-        Just("true".to_owned()),
-        Just("none".to_owned()),
-    ];
-    leaf.prop_recursive(4, 24, 3, |inner| {
-        let operator = prop::sample::select(vec![
-            "+", "-", "*", "//", "%", "==", "!=", "<", ">=", " in ", " not in ", " and ", " or ",
-        ]);
-        prop_oneof![
-            3 => (inner.clone(), operator, inner.clone()).prop_map(|(a, op, b)| format!("{a} {op} {b}")),
-            1 => inner.clone().prop_map(|a| format!("({a})")),
-            1 => inner.clone().prop_map(|a| format!("-{a}")),
-            1 => inner.clone().prop_map(|a| format!("not {a}")),
-            1 => prop::collection::vec(inner.clone(), 0..3).prop_map(|items| format!("[{}]", items.join(", "))),
-            1 => (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("{{'k': {a}, 'j': {b}}}")),
-            1 => (inner.clone(), inner.clone(), inner.clone()).prop_map(|(a, b, c)| format!("({a} if {b} else {c})")),
-            1 => inner.clone().prop_map(|a| format!("({a} is defined)")),
-            1 => inner.clone().prop_map(|a| format!("({a}) | list | length")),
-            1 => inner.prop_map(|a| format!("[{a}, 1][0:1]")),
-        ]
-    })
-}

@@ -7,7 +7,7 @@ use coexec::{
     CancelToken, Engine, FinishReason, GenerateRequest, Generation, RuntimeError, SamplerOptions, Special,
     runtime::{
         prefill::PrefillOutput,
-        text::{ChatTemplate, Message, RenderOptions},
+        text::{ChatPrompt, ChatTemplate, Message, RenderOptions},
     },
     scheduler::{TimelineOptions, TraceMeta, write_chrome_trace, write_timeline_svg},
 };
@@ -30,12 +30,16 @@ pub(crate) struct RunArgs {
     /// Message of the system, for --chat
     #[arg(long, value_name = "TEXT", requires = "chat")]
     system: Option<String>,
+    /// With --chat: special tokens written in the prompt count as such; without this switch they are text (`<|im_end|>` in a
+    /// prompt does not end the turn)
+    #[arg(long, requires = "chat")]
+    parse_special: bool,
     /// Most tokens to generate
     #[arg(long, short = 'n', default_value_t = 256, value_name = "N")]
     max_tokens: usize,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// End at this text (may be given several times)
+    /// End at this text or special token (may be given several times)
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
     /// Go on past end-of-sequence tokens
@@ -120,25 +124,41 @@ impl RunArgs {
     }
 
     fn prompt(&self, engine: &Engine) -> anyhow::Result<(String, Vec<coexec::model::TokenId>)> {
-        let mut text = self.prompt_text()?;
-        if self.chat {
-            text = chat_prompt(engine, self.system.as_deref(), &text)?;
-        }
+        let text = self.prompt_text()?;
+        let tokenizer = engine.model().require_tokenizer()?;
+        let (text, ids) = match self.chat {
+            true => {
+                let prompt = self.chat_prompt(engine, &text)?;
+                let ids = tokenizer.encode_chat(&prompt)?;
+                (prompt.text().to_owned(), ids)
+            }
+            false => {
+                let ids = if text.is_empty() { Vec::new() } else { tokenizer.encode(&text, Special::AddBos)? };
+                (text, ids)
+            }
+        };
         if text.is_empty() {
             return Err(RuntimeError::EmptyPrompt.into());
         }
-        let ids = engine.model().require_tokenizer()?.encode(&text, Special::AddBos)?;
         Ok((text, ids))
     }
-}
 
-/// The model's own template around a system and a user message.
-fn chat_prompt(engine: &Engine, system: Option<&str>, user: &str) -> anyhow::Result<String> {
-    let data = engine.model().file().tokenizer();
-    let messages: Vec<Message> =
-        system.map(|text| Message::new("system", text)).into_iter().chain([Message::new("user", user)]).collect();
-    let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::for_model(data) };
-    Ok(ChatTemplate::of_model(data, "default")?.render(&messages, &options)?)
+    /// The model's own template around a system and a user message.
+    fn chat_prompt(&self, engine: &Engine, user: &str) -> anyhow::Result<ChatPrompt> {
+        let data = engine.model().file().tokenizer();
+        let system = self.system.as_deref().map(|text| Message::new("system", text));
+        let messages: Vec<Message> = system.into_iter().chain([Message::new("user", user)]).collect();
+        let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::for_model(data) };
+        let template = ChatTemplate::of_model(data, "default")?;
+        if self.parse_special {
+            return Ok(ChatPrompt::trusted(template.render(&messages, &options)?));
+        }
+        let prompt = template.prompt(&messages, &options, engine.model().require_tokenizer()?)?;
+        if !prompt.told_apart() {
+            eprintln!("NOTE     this model's chat template changes the prompt: special tokens in it count as such");
+        }
+        Ok(prompt)
+    }
 }
 
 #[cfg(feature = "demo-model")]

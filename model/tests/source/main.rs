@@ -6,6 +6,7 @@ mod export;
 mod fuzzed;
 mod odd;
 mod quantized;
+mod special_tokens;
 mod tokenizers_agree;
 mod weights;
 mod writer;

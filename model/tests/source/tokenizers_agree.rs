@@ -90,6 +90,26 @@ fn every_pre_tokenizer_cuts_as_its_name_says() {
         ("gpt-2", "HelloWorld|Ġ1234|Ġit|'s"),
         ("tekken", "Hello|World|Ġ|1|2|3|4|Ġit|'s"),
         ("default", "HelloWorld|Ġ|123|4|Ġit|'|s"),
+        // Names that share a row.
+        ("falcon3", "HelloWorld|Ġ|123|4|Ġit|'s"),
+        ("pixtral", "HelloWorld|Ġ|123|4|Ġit|'s"),
+        ("midm-2.0", "HelloWorld|Ġ|123|4|Ġit|'s"),
+        ("lfm2", "HelloWorld|Ġ|123|4|Ġit|'s"),
+        ("smaug-bpe", "HelloWorld|Ġ|123|4|Ġit|'s"),
+        ("dbrx", "HelloWorld|Ġ|123|4|Ġit|'s"),
+        ("kormo", "HelloWorld|Ġ|1|2|3|4|Ġit|'s"),
+        ("f2llmv2", "HelloWorld|Ġ|1|2|3|4|Ġit|'s"),
+        ("mpt", "HelloWorld|Ġ1234|Ġit|'s"),
+        ("phi-2", "HelloWorld|Ġ1234|Ġit|'s"),
+        ("a.x-4.0", "HelloWorld|Ġ1234|Ġit|'s"),
+        ("refact", "HelloWorld|Ġ|1|2|3|4|Ġit|'s"),
+        ("starcoder", "HelloWorld|Ġ|1|2|3|4|Ġit|'s"),
+        ("command-r", "HelloWorld|Ġ|1|2|3|4|Ġit|'s"),
+        ("gpt-4o", "Hello|World|Ġ|123|4|Ġit's"),
+        ("deepseek-llm", "HelloWorld|Ġ|1234|Ġit|'|s"),
+        ("deepseek-coder", "HelloWorld|Ġ|1|2|3|4|Ġit|'|s"),
+        ("deepseek-v3", "HelloWorld|Ġ|123|4|Ġit|'s"),
+        ("falcon", "HelloWorld|Ġ|123|4|Ġit|'|s"),
     ];
     for (name, expected) in cases {
         let file = file.clone().set("tokenizer.ggml.pre", Meta::Str((*name).to_owned()));

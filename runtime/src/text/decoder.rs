@@ -155,6 +155,18 @@ impl Decoder {
         self.strip(state, begin, out);
     }
 
+    /// As [`Self::push`] for a token beside the vocabulary: where characters stand for bytes, its characters do not.
+    pub(super) fn push_added(&self, state: &mut DecoderState, token: &str, out: &mut String) {
+        if self.bytes != Bytes::Level {
+            return self.push(state, token, out);
+        }
+        let begin = out.len();
+        state.drain(true, Replacement::PerSequence, out);
+        out.push_str(token);
+        state.first = false;
+        self.strip(state, begin, out);
+    }
+
     /// Appends what was held back: characters that were never completed.
     pub(super) fn finish(&self, state: &mut DecoderState, out: &mut String) {
         let begin = out.len();

@@ -1,9 +1,11 @@
 //! Text to tokens and back: tokenizer, chat templates, streamed text, stop strings.
 //!
-//! A prompt goes [`Message`]s → [`ChatTemplate::render`] → [`Tokenizer::encode`] → tokens; a generated token goes
-//! [`TextStream::push`] → [`StopStrings::push`] → the caller. All files come with a model and are not trusted: damaged
+//! A conversation goes [`Message`]s → [`ChatTemplate::prompt`] → [`Tokenizer::encode_chat`] → tokens, another text through
+//! [`Tokenizer::encode`]; a generated token goes [`TextStream::push`] → [`StopStrings::push`] → the caller. All files come with a model and are not trusted: damaged
 //! or hostile ones give a [`TextError`].
 
+mod chat;
+mod cut;
 mod decoder;
 mod error;
 mod fuzz;
@@ -12,6 +14,7 @@ mod stream;
 mod template;
 mod tokenizer;
 
+pub use chat::ChatPrompt;
 pub use error::TextError;
 pub use fuzz::{fuzz_chat_template, fuzz_tokenizer};
 pub use stop::{StopResult, StopStrings};

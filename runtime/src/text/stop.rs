@@ -1,4 +1,4 @@
-//! Strings that end a generation: found across pieces, never shown.
+//! Strings that end a generation: found across pieces, never shown. Special tokens, which are not shown either, take part.
 
 /// What may be shown after a piece of text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct StopResult {
 pub struct StopStrings {
     stops: Vec<String>,
     held: String,
+    /// Where in `held` texts of special tokens are, ascending.
+    hidden: Vec<std::ops::Range<usize>>,
     stopped: bool,
 }
 
@@ -26,7 +28,7 @@ impl StopStrings {
     #[must_use]
     pub fn new(stops: Vec<String>) -> Self {
         let stops = stops.into_iter().filter(|s| !s.is_empty()).collect();
-        Self { stops, held: String::new(), stopped: false }
+        Self { stops, ..Self::default() }
     }
 
     /// Takes the next piece of text. After a stop string nothing more is shown.
@@ -36,17 +38,49 @@ impl StopStrings {
         }
         self.held.push_str(piece);
         if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
-            self.held.truncate(at);
             self.stopped = true;
-            return StopResult { emit: std::mem::take(&mut self.held), stopped: true };
+            let emit = self.take(at);
+            self.held.clear();
+            self.hidden.clear();
+            return StopResult { emit, stopped: true };
         }
-        let rest = self.held.split_off(self.certain_bytes());
-        StopResult { emit: std::mem::replace(&mut self.held, rest), stopped: false }
+        let certain = self.certain_bytes();
+        StopResult { emit: self.take(certain), stopped: false }
+    }
+
+    /// Takes a special token's text: a stop string may be or contain it, but it is never shown.
+    pub fn push_hidden(&mut self, text: &str) -> StopResult {
+        let at = self.held.len();
+        if !self.stopped && !self.stops.is_empty() {
+            self.hidden.push(at..at + text.len());
+            return self.push(text);
+        }
+        StopResult { emit: String::new(), stopped: self.stopped }
     }
 
     /// What was held back, when the text has ended by itself.
     pub fn flush(&mut self) -> String {
-        std::mem::take(&mut self.held)
+        self.take(self.held.len())
+    }
+
+    /// Removes the first `bytes` of the held text; what may be shown of them.
+    fn take(&mut self, bytes: usize) -> String {
+        let rest = self.held.split_off(bytes);
+        let taken = std::mem::replace(&mut self.held, rest);
+        if self.hidden.is_empty() {
+            return taken;
+        }
+        let (mut shown, mut at) = (String::new(), 0);
+        for range in &self.hidden {
+            shown.push_str(&taken[at.min(bytes)..range.start.min(bytes)]);
+            at = range.end;
+        }
+        shown.push_str(&taken[at.min(bytes)..]);
+        self.hidden.retain(|range| range.end > bytes);
+        for range in &mut self.hidden {
+            *range = range.start.saturating_sub(bytes)..range.end - bytes;
+        }
+        shown
     }
 
     /// Bytes of the held text that no stop string can begin in.
@@ -85,6 +119,24 @@ mod tests {
         assert_eq!(stop.push(":x"), StopResult { emit: String::new(), stopped: true });
         assert_eq!(stop.push("more"), StopResult { emit: String::new(), stopped: true });
         assert_eq!(stop.flush(), "");
+    }
+
+    #[test]
+    fn special_tokens_count_and_are_not_shown() {
+        let mut stop = strings(&["<|x|>\n", "END"]);
+        assert_eq!(stop.push("a").emit, "a");
+        assert_eq!(stop.push_hidden("<|x|>"), StopResult::default());
+        assert_eq!(stop.push("b"), StopResult { emit: "b".to_owned(), stopped: false });
+        assert_eq!(stop.push_hidden("<|y|>"), StopResult::default());
+        assert_eq!(stop.push("E").emit, "");
+        assert_eq!(stop.push_hidden("<|x|>").emit, "E");
+        assert_eq!(stop.clone().flush(), "");
+        assert_eq!(stop.push("\nmore"), StopResult { emit: String::new(), stopped: true });
+        let mut whole = strings(&["<|x|>"]);
+        assert_eq!(whole.push_hidden("<|x|>"), StopResult { emit: String::new(), stopped: true });
+        // Without stop strings nothing is kept.
+        let mut none = strings(&[]);
+        assert_eq!((none.push_hidden("<|x|>"), none.push("a").emit), (StopResult::default(), "a".to_owned()));
     }
 
     #[test]

@@ -27,6 +27,18 @@ impl<'a> TextStream<'a> {
         Self { keep_special: true, ..Self::new(tokenizer) }
     }
 
+    /// After `prompt`: what comes is the continuation of its text, whose first space counts; special tokens are left out.
+    #[must_use]
+    pub fn after(tokenizer: &'a Tokenizer, prompt: &[TokenId]) -> Self {
+        let mut stream = Self::new(tokenizer);
+        let mut seen = String::new();
+        for &token in prompt {
+            stream.push_to(token, &mut seen);
+            seen.clear();
+        }
+        stream
+    }
+
     /// What `token` adds to the text. Ids without a token add nothing.
     ///
     /// # Errors
@@ -50,8 +62,11 @@ impl<'a> TextStream<'a> {
     }
 
     fn push_to(&mut self, token: TokenId, text: &mut String) {
-        if let Some(spelling) = self.tokenizer.spelling(token, self.keep_special) {
-            self.tokenizer.decoder().push(&mut self.state, &spelling, text);
+        let Some(spelling) = self.tokenizer.spelling(token, self.keep_special) else { return };
+        let decoder = self.tokenizer.decoder();
+        match self.tokenizer.is_added(token) {
+            true => decoder.push_added(&mut self.state, &spelling, text),
+            false => decoder.push(&mut self.state, &spelling, text),
         }
     }
 

@@ -5,9 +5,19 @@
 //!
 //! Used by sessions, the importer (calibration text) and the command line.
 
-use super::{TextError, TextStream, decoder::Decoder, error::no_panic};
+use super::{ChatPrompt, TextError, TextStream, cut::Cutter, decoder::Decoder, error::no_panic};
 use coexec_model::{TokenId, TokenizerData};
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
+use tokenizers::{AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, TokenizerImpl};
+
+/// The library's tokenizer, with its texts cut here.
+type Library = TokenizerImpl<ModelWrapper, NormalizerWrapper, Cutter, PostProcessorWrapper, DecoderWrapper>;
+
+/// A token before a part of a text that does not begin it.
+const BEFORE: &str = "\u{FDD0}before\u{FDD0}";
 
 /// Whether a text is a whole prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +51,9 @@ pub struct Tokenizer {
 }
 
 struct Inner {
-    library: tokenizers::Tokenizer,
+    library: Library,
+    /// The same, for which special tokens in a text are text; made when it is needed.
+    plain: OnceLock<Library>,
     decoder: Decoder,
     bos: Option<TokenId>,
     /// BOS is missing in `tokenizer.json` although the model wants it.
@@ -76,8 +88,7 @@ impl Tokenizer {
         let unusable = |cause: String| TextError::Tokenizer { cause };
         let (library, decoder_json) = no_panic(
             || {
-                let mut library =
-                    tokenizers::Tokenizer::from_bytes(data.tokenizer_json.as_bytes()).map_err(|e| e.to_string())?;
+                let mut library: Library = serde_json::from_str(&data.tokenizer_json).map_err(|e| e.to_string())?;
                 // Prompts are never cut or filled up: the file may still say so from its training.
                 library.with_truncation(None).map_err(|e| e.to_string())?;
                 library.with_padding(None);
@@ -91,6 +102,7 @@ impl Tokenizer {
             no_panic(|| Ok((library.get_vocab_size(true), end_tokens(&library, data))), unusable)?;
         let mut inner = Inner {
             library,
+            plain: OnceLock::new(),
             decoder,
             bos: None,
             add_bos: data.add_bos,
@@ -129,6 +141,50 @@ impl Tokenizer {
             }
         }
         Ok(ids)
+    }
+
+    /// The tokens of a rendered conversation: what the template wrote is encoded as it stands, with its special tokens, and
+    /// nothing is put around it; what a user typed is text, whatever it looks like.
+    ///
+    /// The ids of text without special tokens are those of [`Self::encode`].
+    ///
+    /// # Errors
+    /// [`TextError::Encode`].
+    pub fn encode_chat(&self, prompt: &ChatPrompt) -> Result<Vec<TokenId>, TextError> {
+        let text = prompt.text();
+        let mut ids = Vec::new();
+        for part in prompt.parts(&self.special_tokens()) {
+            let piece = &text[part.range.clone()];
+            match part.plain {
+                true => ids.extend(self.encode_plain(piece, part.range.start > 0)?),
+                false => ids.extend(self.encode(piece, Special::Plain)?),
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Encodes a part of a text in which special tokens are text; `continues` if something stands before it.
+    fn encode_plain(&self, text: &str, continues: bool) -> Result<Vec<TokenId>, TextError> {
+        let refused = |cause: String| TextError::Encode { text_bytes: text.len(), cause };
+        if text.contains(BEFORE) {
+            return Err(refused("it contains coexec's own mark".to_owned()));
+        }
+        let plain = self.inner.plain.get_or_init(|| {
+            let mut plain = self.inner.library.clone();
+            plain.set_encode_special_tokens(true);
+            plain.add_tokens(&[AddedToken::from(BEFORE, false).normalized(false)]);
+            plain
+        });
+        let whole = if continues { format!("{BEFORE}{text}") } else { text.to_owned() };
+        let work = || plain.encode_fast(whole, false).map_err(|e| e.to_string());
+        let encoding = no_panic(work, refused)?;
+        Ok(encoding.get_ids().iter().skip(usize::from(continues)).map(|&id| TokenId(id)).collect())
+    }
+
+    /// The special tokens, as they are found in texts.
+    pub(super) fn special_tokens(&self) -> Vec<AddedToken> {
+        let added = self.inner.library.get_added_vocabulary().get_added_tokens_decoder();
+        added.values().filter(|token| token.special && !token.content.is_empty()).cloned().collect()
     }
 
     /// The text of `tokens`, special tokens left out. Ids without a token have no text.
@@ -199,6 +255,16 @@ impl Tokenizer {
         (!special).then_some(spelling)
     }
 
+    /// Whether the token stands beside the vocabulary, special or not.
+    pub(super) fn is_added(&self, id: TokenId) -> bool {
+        self.inner.library.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id.0)
+    }
+
+    /// The text of a token that a [`TextStream`] leaves out because it is special.
+    pub(crate) fn hidden_text(&self, id: TokenId) -> Option<String> {
+        if self.is_special(id) { self.token_text(id) } else { None }
+    }
+
     pub(super) fn decoder(&self) -> &Decoder {
         &self.inner.decoder
     }
@@ -228,7 +294,7 @@ impl Inner {
     }
 }
 
-fn end_tokens(library: &tokenizers::Tokenizer, data: &TokenizerData) -> Vec<TokenId> {
+fn end_tokens(library: &Library, data: &TokenizerData) -> Vec<TokenId> {
     let own = data.eos_token.as_deref().and_then(|eos| library.token_to_id(eos));
     let added = library.get_added_vocabulary();
     let usual = USUAL_END_TOKENS.iter().filter(|t| added.is_special_token(t)).filter_map(|t| library.token_to_id(t));

@@ -42,6 +42,7 @@ pub(super) fn odd_tokenizer() -> TokenizerData {
         chat_templates: [("default".to_owned(), "{{ messages }}".to_owned())].into(),
         bos_token: Some("<s>".to_owned()),
         eos_token: None,
+        special_tokens: [("pad_token".to_owned(), "<päd>".to_owned())].into(),
         add_bos: true,
     }
 }

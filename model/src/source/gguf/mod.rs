@@ -5,6 +5,7 @@ mod parse;
 mod pretokenizer;
 mod spm;
 mod tokenizer;
+mod turn_ends;
 
 pub use parse::{Array, Gguf, GgufError, MAGIC, Tensor, Value, parse};
 

@@ -30,43 +30,94 @@ const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{
 /// … and of Qwen 2 (digits alone).
 const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Qwen 3.5's: marks belong to letters.
+const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// Mistral's Tekken: words are cut where lower case turns to upper.
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// GPT-2's, written out.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
 
+/// GPT-4o's: as Tekken's, with contractions and numbers in threes.
+const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Chinese, Korean and what lies between, in DeepSeek's first models.
+const DEEPSEEK_CJK: &str = r"[\u4E00-\u9FA5\u0800-\u4E00\uAC00-\uD7FF]+";
+/// Letters that have two cases, in those models.
+const DEEPSEEK_WORD: &str = "\\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯ\u{370}-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-\u{1F7D}ᾀ-ᾴᾶ-ᾼ\u{1FBE}ῂ-ῄῆ-ῌῐ-\u{1FD3}ῖ-\u{1FDB}ῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤ\u{2126}ℨ\u{212A}-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+";
+
+const fn row(names: &'static [&'static str], cut: Cut) -> PreTokenizer {
+    PreTokenizer { names, cut, ignore_merges: false, nfc: false, add_bos: false }
+}
+
 const TABLE: &[PreTokenizer] = &[
     PreTokenizer {
-        names: &["llama-bpe", "llama3", "llama-v3"],
-        cut: Cut::Expressions(&[LLAMA3]),
+        names: &[
+            "llama-bpe",
+            "llama3",
+            "llama-v3",
+            "falcon3",
+            "falcon-h1",
+            "pixtral",
+            "midm-2.0",
+            "lfm2",
+            "jina-v5-nano",
+        ],
         ignore_merges: true,
-        nfc: false,
         add_bos: true,
+        ..row(&[], Cut::Expressions(&[LLAMA3]))
     },
-    PreTokenizer {
-        names: &["qwen2", "deepseek-r1-qwen"],
-        cut: Cut::Expressions(&[QWEN2]),
-        ignore_merges: false,
-        nfc: true,
-        add_bos: false,
-    },
-    PreTokenizer { names: &["smollm"], cut: Cut::DigitsThenGpt2, ignore_merges: false, nfc: false, add_bos: false },
-    PreTokenizer { names: &["gpt-2"], cut: Cut::Gpt2, ignore_merges: false, nfc: false, add_bos: false },
-    PreTokenizer {
-        names: &["tekken"],
-        cut: Cut::Expressions(&[TEKKEN]),
-        ignore_merges: true,
-        nfc: false,
-        add_bos: true,
-    },
+    row(&["smaug-bpe", "dbrx", "glm4", "chatglm-bpe"], Cut::Expressions(&[LLAMA3])),
+    PreTokenizer { names: &["qwen2", "f2llmv2"], nfc: true, ..row(&[], Cut::Expressions(&[QWEN2])) },
+    row(
+        &["deepseek-r1-qwen", "kormo", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2"],
+        Cut::Expressions(&[QWEN2]),
+    ),
+    row(&["qwen35"], Cut::Expressions(&[QWEN35])),
+    row(
+        &["smollm", "refact", "starcoder", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"],
+        Cut::DigitsThenGpt2,
+    ),
+    row(
+        &[
+            "gpt-2",
+            "mpt",
+            "phi-2",
+            "a.x-4.0",
+            "olmo",
+            "jais",
+            "gigachat",
+            "mellum",
+            "exaone4",
+            "trillion",
+            "granite-docling",
+            "modern-bert",
+        ],
+        Cut::Gpt2,
+    ),
+    PreTokenizer { names: &["tekken"], ignore_merges: true, add_bos: true, ..row(&[], Cut::Expressions(&[TEKKEN])) },
+    row(&["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"], Cut::Expressions(&[GPT4O])),
+    row(
+        &["deepseek-llm"],
+        Cut::Expressions(&[
+            r"[\r\n]",
+            DEEPSEEK_WORD,
+            r"\s?[!-/:-~\uFF01-\uFF0F\uFF1A-\uFF5E\u2018-\u201F\u3000-\u3002]+",
+            r"\s+$",
+            DEEPSEEK_CJK,
+            r"\p{N}+",
+        ]),
+    ),
+    row(&["deepseek-coder"], Cut::Expressions(&[r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", DEEPSEEK_CJK, r"\p{N}"])),
+    row(
+        &["deepseek-v3", "hunyuan-dense", "joyai-llm"],
+        Cut::Expressions(&[
+            r"\p{N}{1,3}",
+            r"[\u4E00-\u9FA5\u3040-\u309F\u30A0-\u30FF]+",
+            r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##,
+        ]),
+    ),
+    row(&["falcon"], Cut::Expressions(&[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"])),
     // What llama.cpp does with files that name nothing.
-    PreTokenizer {
-        names: &["default"],
-        cut: Cut::Expressions(&[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"]),
-        ignore_merges: false,
-        nfc: false,
-        add_bos: false,
-    },
+    row(&["default"], Cut::Expressions(&[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"])),
 ];
 
 /// The row of a name.

@@ -9,22 +9,11 @@ use super::meta::Meta;
 use super::parse::Value;
 use super::pretokenizer;
 use super::spm;
+use super::turn_ends;
 use crate::limits::MAX_VOCAB;
 use crate::{DecoderConfig, TokenId, TokenizerData};
 use serde_json::{Map, Value as Json, json};
 use std::collections::BTreeMap;
-
-/// Texts of tokens that end a turn in chat formats; GGUF metadata names only some of a model's.
-const TURN_ENDS: &[&str] = &[
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<|endoftext|>",
-    "<|end_of_text|>",
-    "<end_of_turn>",
-    "<EOT>",
-];
 
 /// Kind of a token, as `tokenizer.ggml.token_type` numbers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,17 +49,31 @@ pub(super) fn read(meta: &Meta<'_>, config: &mut DecoderConfig) -> Result<Tokeni
             return check.fail("tokenizer.ggml.model", reason);
         }
     };
-    let tokens = tokens(meta, config.vocab_size, model == "llama")?;
-    let id = |key: &str| special_id(meta, key, tokens.len());
-    config.bos_token_id = id("bos");
-    for key in ["eos", "eot", "eom"] {
-        config.eos_token_ids.extend(id(key).filter(|t| !config.eos_token_ids.contains(t)));
+    let mut tokens = tokens(meta, config.vocab_size, model == "llama")?;
+    let said = |key: &str| special_id(meta, key, tokens.len());
+    // Where a file says nothing, the ids of the first models of its type hold, if something like it stands there.
+    let usual = |key: &str, id: u32| {
+        let is_said = meta.gguf.metadata.contains_key(format!("tokenizer.ggml.{key}_token_id").as_str());
+        let structural = |t: &&Token<'_>| matches!(t.kind, TokenKind::Control | TokenKind::Unknown);
+        tokens.get(id as usize).filter(structural).filter(|_| !is_said).map(|_| TokenId(id))
+    };
+    let (usual_bos, usual_eos, usual_unknown) = if model == "llama" { (1, 2, 0) } else { (11, 11, u32::MAX) };
+    config.bos_token_id = said("bos").or_else(|| usual("bos", usual_bos));
+    config.eos_token_ids.extend(said("eos").or_else(|| usual("eos", usual_eos)));
+    for key in ["eot", "eom"] {
+        config.eos_token_ids.extend(said(key).filter(|t| !config.eos_token_ids.contains(t)));
     }
+    let unknown = said("unknown").or_else(|| usual("unknown", usual_unknown));
+    let others =
+        [("pad_token", said("padding")), ("sep_token", said("seperator")), ("sep_token", said("separator"))]
+            .into_iter()
+            .chain([("unk_token", unknown), ("mask_token", said("mask")), ("cls_token", said("cls"))])
+            .filter_map(|(name, id)| Some((name.to_owned(), tokens[id?.0 as usize].text.to_owned())));
+    let special_tokens = others.collect();
     let eos = config.eos_token_ids.first().copied();
-    for (i, token) in (0u32..).zip(&tokens) {
-        let ends = token.kind != TokenKind::Normal && TURN_ENDS.contains(&token.text);
-        if ends && !config.eos_token_ids.contains(&TokenId(i)) {
-            config.eos_token_ids.push(TokenId(i));
+    for id in turn_ends::find(check.path, &mut tokens) {
+        if !config.eos_token_ids.contains(&id) {
+            config.eos_token_ids.push(id);
         }
     }
     let text = |id: Option<TokenId>| id.map(|id| tokens[id.0 as usize].text.to_owned());
@@ -78,7 +81,7 @@ pub(super) fn read(meta: &Meta<'_>, config: &mut DecoderConfig) -> Result<Tokeni
 
     let (mut parts, add_bos) = match model {
         "gpt2" => byte_level(meta, &tokens)?,
-        _ => (spm::parts(meta, &tokens, id("unknown"))?, true),
+        _ => (spm::parts(meta, &tokens, unknown)?, true),
     };
     let add_bos = meta.boolean("tokenizer.ggml.add_bos_token")?.unwrap_or(add_bos);
     let add_eos = meta.boolean("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
@@ -99,6 +102,7 @@ pub(super) fn read(meta: &Meta<'_>, config: &mut DecoderConfig) -> Result<Tokeni
         chat_templates,
         bos_token,
         eos_token: text(eos),
+        special_tokens,
         add_bos: false,
     })
 }

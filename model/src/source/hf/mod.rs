@@ -11,7 +11,9 @@ mod keys;
 mod quantized;
 mod rope;
 mod safetensors;
+mod special_tokens;
 mod tokenizer;
+mod tokenizer_kinds;
 mod window;
 
 use super::encoding::Encoding;

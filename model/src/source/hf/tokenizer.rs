@@ -1,7 +1,8 @@
 //! The tokenizer of a Hugging Face directory, whole, and its chat templates in all their places.
 
 use super::super::settings::shorten;
-use super::{MAX_JSON_BYTES, MAX_TOKENIZER_BYTES, SourceError, json_object, read_optional};
+use super::special_tokens::{self, SpecialTokens};
+use super::{MAX_JSON_BYTES, MAX_TOKENIZER_BYTES, SourceError, json_object, read_optional, tokenizer_kinds};
 use crate::{DecoderConfig, TokenId, TokenizerData};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -27,7 +28,8 @@ pub(super) fn read(dir: &Path, config: &mut DecoderConfig) -> Result<TokenizerDa
         None => Map::new(),
     };
     let chat_templates = chat_templates(dir, &settings_path, &settings)?;
-    let Some(tokenizer_json) = tokenizer_json else {
+    let mut tokens = SpecialTokens::read(dir, &settings_path, &settings)?;
+    let Some(mut tokenizer_json) = tokenizer_json else {
         if let Some(old) = ["tokenizer.model", "vocab.json", "tekken.json"].iter().find(|f| dir.join(f).exists()) {
             let reason = format!(
                 "no tokenizer.json, only {old}: load the tokenizer with transformers' AutoTokenizer and save it (save_pretrained)"
@@ -37,11 +39,15 @@ pub(super) fn read(dir: &Path, config: &mut DecoderConfig) -> Result<TokenizerDa
         tracing::warn!(dir = %dir.display(), "no tokenizer: the model takes token ids only");
         return Ok(TokenizerData { chat_templates, ..TokenizerData::default() });
     };
+    if let Some(completed) = special_tokens::complete(&path, &tokenizer_json, &tokens, config.vocab_size)? {
+        tokenizer_json = completed;
+    }
     let outline: Outline = serde_json::from_str(&tokenizer_json)
         .map_err(|e| SourceError::malformed(&path, "tokenizer.json", shorten(&e.to_string())))?;
+    let parts = [&outline.normalizer, &outline.pre_tokenizer, &outline.post_processor, &outline.decoder];
+    tokenizer_kinds::check(&path, parts, outline.model.kind.as_deref())?;
 
-    let bos_token = special_token(&settings_path, &settings, "bos_token")?;
-    let eos_token = special_token(&settings_path, &settings, "eos_token")?;
+    let (bos_token, eos_token) = (tokens.named.remove("bos_token"), tokens.named.remove("eos_token"));
     let id_of =
         |text: &Option<String>| text.as_ref().and_then(|t| outline.id_of(t)).filter(|id| *id < config.vocab_size);
     let text_of = |id: TokenId| outline.added_tokens.iter().find(|t| t.id == id.0).map(|t| t.content.clone());
@@ -72,7 +78,7 @@ pub(super) fn read(dir: &Path, config: &mut DecoderConfig) -> Result<TokenizerDa
         tracing::warn!(dir = %dir.display(), "tokenizer.json adds BOS although tokenizer_config.json says it should not");
     }
     let add_bos = wants_bos && !adds_bos && bos_token.is_some() && config.bos_token_id.is_some();
-    Ok(TokenizerData { tokenizer_json, chat_templates, bos_token, eos_token, add_bos })
+    Ok(TokenizerData { tokenizer_json, chat_templates, bos_token, eos_token, special_tokens: tokens.named, add_bos })
 }
 
 /// What is needed of `tokenizer.json`; the rest is only checked to be JSON.
@@ -81,7 +87,13 @@ struct Outline {
     #[serde(default)]
     added_tokens: Vec<AddedToken>,
     #[serde(default)]
+    normalizer: Option<Value>,
+    #[serde(default)]
+    pre_tokenizer: Option<Value>,
+    #[serde(default)]
     post_processor: Option<Value>,
+    #[serde(default)]
+    decoder: Option<Value>,
     model: Model,
 }
 
@@ -93,6 +105,8 @@ struct AddedToken {
 
 #[derive(Deserialize)]
 struct Model {
+    #[serde(default, rename = "type")]
+    kind: Option<String>,
     #[serde(default)]
     vocab: Vocabulary,
 }
@@ -143,19 +157,6 @@ fn adds(processor: &Value, bos: &str, depth: u8) -> bool {
 
 fn says_null(settings: &Map<String, Value>, key: &str) -> bool {
     settings.get(key).is_some_and(Value::is_null)
-}
-
-/// A special token of `tokenizer_config.json`: a string, or an object that has the text as `content`.
-fn special_token(path: &Path, settings: &Map<String, Value>, key: &str) -> Result<Option<String>, SourceError> {
-    match settings.get(key) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(Value::Object(token)) => match token.get("content") {
-            Some(Value::String(text)) => Ok(Some(text.clone())),
-            _ => Err(SourceError::setting(path, key, "its `content` is no string")),
-        },
-        Some(other) => Err(SourceError::setting(path, key, format!("{} is no token", shorten(&other.to_string())))),
-    }
 }
 
 /// Templates of all places; later ones win: `tokenizer_config.json`, `chat_template.json`, `chat_template.jinja`, then the

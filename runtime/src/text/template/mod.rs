@@ -7,8 +7,14 @@
 //!
 //! Used by the command line and by embedders; sessions take tokens and know no templates.
 
+mod calls;
 mod clock;
+mod expression;
+mod filters;
 mod limits;
+mod methods;
+mod operators;
+mod predicates;
 mod python;
 mod rewrite;
 
@@ -16,6 +22,7 @@ pub use clock::CivilTime;
 
 use super::{TextError, error::no_panic};
 use coexec_model::TokenizerData;
+use expression::Unreadable;
 use limits::{Budget, MAX_FUEL, MAX_SOURCE_BYTES};
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, syntax::SyntaxConfig};
 use rewrite::rewrite;
@@ -27,8 +34,9 @@ use std::fmt;
 pub struct Message {
     /// Who speaks: `system`, `user`, `assistant`, `tool`.
     pub role: String,
-    /// What is said.
-    pub content: String,
+    /// What is said: a text, a list of parts (`{"type": "text", "text": …}`), or null beside tool calls.
+    #[serde(default)]
+    pub content: serde_json::Value,
     /// Whatever else the template looks at (`name`, `tool_calls`, `reasoning_content`).
     #[serde(flatten)]
     pub extra: serde_json::Map<String, serde_json::Value>,
@@ -38,7 +46,7 @@ impl Message {
     /// A message of text.
     #[must_use]
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into(), extra: serde_json::Map::new() }
+        Self { role: role.into(), content: content.into().into(), extra: serde_json::Map::new() }
     }
 }
 
@@ -58,13 +66,14 @@ pub struct RenderOptions {
 }
 
 impl RenderOptions {
-    /// The model's own tokens, and the beginning of the assistant's turn at the end.
+    /// The model's own tokens, all that have a name, and the beginning of the assistant's turn at the end.
     #[must_use]
     pub fn for_model(data: &TokenizerData) -> Self {
         Self {
             add_generation_prompt: true,
             bos_token: data.bos_token.clone(),
             eos_token: data.eos_token.clone(),
+            variables: data.special_tokens.iter().map(|(name, text)| (name.clone(), text.clone().into())).collect(),
             ..Self::default()
         }
     }
@@ -101,21 +110,27 @@ impl ChatTemplate {
             let cause = format!("it has {} bytes, more than the {MAX_SOURCE_BYTES} allowed", source.len());
             return Err(refused(None, cause));
         }
-        let compile = |charge| {
+        let compile = |source: String| {
             let work = || {
                 let add = |mut environment: Environment<'static>| {
-                    environment.add_template_owned(TEMPLATE, rewrite(source, charge)).map(|()| environment)
+                    environment.add_template_owned(TEMPLATE, source).map(|()| environment)
                 };
                 Ok(environment().and_then(add))
             };
             no_panic(work, |cause| refused(None, cause))
         };
-        // As written first, so that errors speak of what was written.
-        compile(false)?.map_err(|e| template_error(name, &e))?;
-        let environment = compile(true)?.map_err(|e| {
-            refused(e.line(), format!("its use of memory cannot be limited here; write it in a simpler way ({e})"))
-        })?;
-        Ok(Self { environment, name: name.to_owned() })
+        let translated = match rewrite(source) {
+            Ok(translated) => compile(translated)?,
+            Err(Unreadable) => Err(Error::new(ErrorKind::SyntaxError, "an expression that cannot be read here")),
+        };
+        match translated {
+            Ok(environment) => Ok(Self { environment, name: name.to_owned() }),
+            Err(error) => {
+                // The engine says what is wrong with what was written, if anything is.
+                compile(source.to_owned())?.map_err(|e| template_error(name, &e))?;
+                Err(template_error(name, &error))
+            }
+        }
     }
 
     /// The model's template of that name (the usual one is called `default`).
@@ -138,7 +153,8 @@ impl ChatTemplate {
 
     /// The prompt for a conversation.
     ///
-    /// Encode the result with [`Special::AddBos`](super::Special::AddBos): a BOS that the template wrote is not doubled.
+    /// It holds every special token that belongs to it: encode it with [`Special::Plain`](super::Special::Plain). In the result
+    /// what users wrote cannot be told from what the template wrote; [`Self::prompt`] does that.
     ///
     /// # Errors
     /// [`TextError::Template`]: the template refused the messages (`raise_exception`), failed, or exceeded its limits.
@@ -167,7 +183,13 @@ impl ChatTemplate {
             limits::install(&mut environment, &Budget::new(input_bytes), now);
             Ok(environment.get_template(TEMPLATE).and_then(|template| template.render(context)))
         };
-        no_panic(work, failed)?.map_err(|e| template_error(&self.name, &e))
+        // Macros call themselves as deep as tool descriptions are nested: more than a caller's stack may hold.
+        let result = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().stack_size(limits::STACK_BYTES).name("template".to_owned());
+            let rendering = thread.spawn_scoped(scope, || no_panic(work, failed)).map_err(|e| failed(e.to_string()))?;
+            rendering.join().unwrap_or_else(|_| Err(failed("it panicked".to_owned())))
+        });
+        result?.map_err(|e| template_error(&self.name, &e))
     }
 }
 
@@ -183,6 +205,9 @@ fn environment() -> Result<Environment<'static>, Error> {
     environment.set_recursion_limit(limits::MAX_RECURSION);
     Ok(environment)
 }
+
+/// The names of a message's thoughts, the usual one first.
+const THOUGHTS: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// Messages and variables on their way into a template.
 #[derive(Default)]
@@ -200,10 +225,19 @@ impl Input {
     fn message(&mut self, message: &Message) -> Result<Value, String> {
         let mut pairs = vec![
             (Value::from("role"), self.text(&message.role)),
-            (Value::from("content"), self.text(&message.content)),
+            (Value::from("content"), self.value(&message.content, 0)?),
         ];
         for (key, value) in &message.extra {
             pairs.push((self.text(key), self.value(value, 0)?));
+        }
+        // As transformers: thoughts under one of their names are there under the names that templates look at.
+        let thoughts = THOUGHTS.iter().find_map(|name| message.extra.get(*name).filter(|value| !value.is_null()));
+        if let Some(thoughts) = thoughts {
+            pairs.retain(|(key, _)| key.as_str() != Some("reasoning_content"));
+            pairs.push((Value::from("reasoning_content"), self.value(thoughts, 0)?));
+            if !message.extra.contains_key("thinking") {
+                pairs.insert(0, (Value::from("thinking"), self.value(thoughts, 0)?));
+            }
         }
         Ok(Value::from_pairs(pairs))
     }

@@ -1,8 +1,14 @@
 //! Values as Python writes them: `str`, `repr` and `json.dumps`, with a limit on the length.
 
+use super::calls::{
+    Args, Items, ItemsKind, Result, dig, error, fail, integer, is_dict, is_namespace, iterate, type_name,
+};
+use super::limits::{Budget, MAX_COUNT};
+use super::operators::{Number, as_number, subscript};
 use minijinja::{
     Error, ErrorKind, Value,
-    value::{Kwargs, ValueKind, from_args},
+    formatting::{FormatStyle, format},
+    value::ValueKind,
 };
 
 /// Deeper values are refused: a namespace can contain itself.
@@ -19,7 +25,7 @@ impl Text {
         Self { text: String::new(), limit_bytes }
     }
 
-    fn push(&mut self, text: &str) -> Result<(), Error> {
+    pub(super) fn push(&mut self, text: &str) -> Result<()> {
         if (self.text.len() + text.len()) as u64 > self.limit_bytes {
             return Err(Error::new(ErrorKind::InvalidOperation, "its values are too large as text"));
         }
@@ -29,7 +35,7 @@ impl Text {
 }
 
 /// `str(value)`; undefined is empty.
-pub(super) fn write_str(out: &mut Text, value: &Value) -> Result<(), Error> {
+pub(super) fn write_str(out: &mut Text, value: &Value) -> Result<()> {
     match (value.kind(), value.as_str()) {
         (ValueKind::Undefined, _) => Ok(()),
         (_, Some(text)) => out.push(text),
@@ -37,14 +43,14 @@ pub(super) fn write_str(out: &mut Text, value: &Value) -> Result<(), Error> {
     }
 }
 
-fn deeper(depth: usize) -> Result<usize, Error> {
+fn deeper(depth: usize) -> Result<usize> {
     if depth >= MAX_VALUE_DEPTH {
         return Err(Error::new(ErrorKind::InvalidOperation, "its values are nested too deeply"));
     }
     Ok(depth + 1)
 }
 
-fn write_repr(out: &mut Text, value: &Value, depth: usize) -> Result<(), Error> {
+fn write_repr(out: &mut Text, value: &Value, depth: usize) -> Result<()> {
     match value.kind() {
         ValueKind::Undefined => out.push("Undefined"),
         ValueKind::None => out.push("None"),
@@ -52,24 +58,30 @@ fn write_repr(out: &mut Text, value: &Value, depth: usize) -> Result<(), Error> 
         ValueKind::Number => out.push(&number(value, ["nan", "inf", "-inf"])),
         ValueKind::String => write_quoted(out, value.as_str().unwrap_or_default()),
         ValueKind::Seq | ValueKind::Iterable => {
-            let tuple = value.is_tuple();
-            out.push(if tuple { "(" } else { "[" })?;
-            let mut count = 0;
-            for item in value.try_iter()? {
-                if count > 0 {
+            let kind = value.downcast_object_ref::<Items>().map(|items| items.kind);
+            let (open, close) = match kind {
+                None if value.is_tuple() => ("(", ")"),
+                None => ("[", "]"),
+                Some(ItemsKind::Generator) => return out.push("<generator object>"),
+                Some(ItemsKind::Range) => return write_range(out, &iterate(value)?),
+                Some(kind) => {
+                    out.push(kind.type_name())?;
+                    ("([", "])")
+                }
+            };
+            out.push(open)?;
+            let items = iterate(value)?;
+            for (i, item) in items.iter().enumerate() {
+                if i > 0 {
                     out.push(", ")?;
                 }
-                write_repr(out, &item, deeper(depth)?)?;
-                count += 1;
+                write_repr(out, item, deeper(depth)?)?;
             }
-            out.push(match (tuple, count) {
-                (true, 1) => ",)",
-                (true, _) => ")",
-                _ => "]",
-            })
+            out.push(if value.is_tuple() && items.len() == 1 { "," } else { "" })?;
+            out.push(close)
         }
-        ValueKind::Map => {
-            out.push("{")?;
+        ValueKind::Map if is_dict(value) || is_namespace(value) => {
+            out.push(if is_namespace(value) { "<Namespace {" } else { "{" })?;
             for (i, key) in value.try_iter()?.enumerate() {
                 if i > 0 {
                     out.push(", ")?;
@@ -78,14 +90,31 @@ fn write_repr(out: &mut Text, value: &Value, depth: usize) -> Result<(), Error> 
                 out.push(": ")?;
                 write_repr(out, &value.get_item(&key)?, deeper(depth)?)?;
             }
-            out.push("}")
+            out.push(if is_namespace(value) { "}>" } else { "}" })
         }
         // Macros, functions and the like: nothing that contains other values.
         _ => out.push(&format!("<{}>", value.kind())),
     }
 }
 
-fn write_quoted(out: &mut Text, text: &str) -> Result<(), Error> {
+fn write_range(out: &mut Text, items: &[Value]) -> Result<()> {
+    let at = |i: usize| items.get(i).and_then(Value::as_i64).unwrap_or(0);
+    let step = if items.len() > 1 { at(1) - at(0) } else { 1 };
+    let end = items.last().map_or(0, |last| last.as_i64().unwrap_or(0) + step);
+    out.push(&if step == 1 { format!("range({}, {end})", at(0)) } else { format!("range({}, {end}, {step})", at(0)) })
+}
+
+/// Whether `repr` writes the character itself.
+pub(super) fn is_printable(c: char) -> bool {
+    let other = matches!(c,
+        '\u{7f}'..='\u{a0}' | '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{1680}' | '\u{180e}'
+        | '\u{2000}'..='\u{200f}' | '\u{2028}'..='\u{202f}' | '\u{205f}'..='\u{206f}' | '\u{3000}' | '\u{feff}'
+        | '\u{fff0}'..='\u{fffb}' | '\u{fdd0}'..='\u{fdef}' | '\u{e000}'..='\u{f8ff}' | '\u{fffe}' | '\u{ffff}'
+        | '\u{e0000}'..='\u{e007f}' | '\u{f0000}'..);
+    c >= ' ' && !other
+}
+
+fn write_quoted(out: &mut Text, text: &str) -> Result<()> {
     let quote = if text.contains('\'') && !text.contains('"') { "\"" } else { "'" };
     out.push(quote)?;
     let mut plain = 0;
@@ -96,8 +125,12 @@ fn write_quoted(out: &mut Text, text: &str) -> Result<(), Error> {
             '\r' => "\\r".to_owned(),
             '\t' => "\\t".to_owned(),
             '\'' if quote == "'" => "\\'".to_owned(),
-            c if c.is_control() && u32::from(c) < 256 => format!("\\x{:02x}", u32::from(c)),
-            _ => continue,
+            c if is_printable(c) => continue,
+            c => match u32::from(c) {
+                code @ ..=0xff => format!("\\x{code:02x}"),
+                code @ ..=0xffff => format!("\\u{code:04x}"),
+                code => format!("\\U{code:08x}"),
+            },
         };
         out.push(&text[plain..at])?;
         out.push(&escaped)?;
@@ -107,42 +140,146 @@ fn write_quoted(out: &mut Text, text: &str) -> Result<(), Error> {
     out.push(quote)
 }
 
-/// Methods of `str` that the engine's own set lacks; `None` for all others.
-pub(super) fn text_method(value: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
-    let Some(text) = value.as_str() else { return Ok(None) };
-    let parts = |found: Option<(&str, &str)>, at_end: bool| {
-        let separator: (&str,) = from_args(args)?;
-        let parts = match found {
-            Some((head, tail)) => [head, separator.0, tail],
-            None if at_end => ["", "", text],
-            None => [text, "", ""],
-        };
-        Ok(Some(Value::from(parts.map(Value::from).to_vec())))
-    };
-    match method {
-        "removeprefix" => {
-            let (prefix,): (&str,) = from_args(args)?;
-            Ok(Some(text.strip_prefix(prefix).unwrap_or(text).into()))
-        }
-        "removesuffix" => {
-            let (suffix,): (&str,) = from_args(args)?;
-            Ok(Some(text.strip_suffix(suffix).unwrap_or(text).into()))
-        }
-        "partition" => parts(args.first().and_then(Value::as_str).and_then(|s| text.split_once(s)), false),
-        "rpartition" => parts(args.first().and_then(Value::as_str).and_then(|s| text.rsplit_once(s)), true),
-        "rsplit" => {
-            let (separator, count): (&str, Option<i64>) = from_args(args)?;
-            if separator.is_empty() {
-                return Err(Error::new(ErrorKind::InvalidOperation, "rsplit with an empty separator"));
-            }
-            let pieces = match count.and_then(|count| usize::try_from(count).ok()) {
-                Some(count) => text.rsplitn(count.saturating_add(1), separator).map(Value::from).collect::<Vec<_>>(),
-                None => text.rsplit(separator).map(Value::from).collect(),
-            };
-            Ok(Some(pieces.into_iter().rev().collect::<Vec<_>>().into()))
-        }
-        _ => Ok(None),
+/// A text with HTML's characters escaped.
+pub(super) fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('>', "&gt;").replace('<', "&lt;").replace('\'', "&#39;").replace('"', "&#34;")
+}
+
+fn repr(budget: &Budget, value: &Value) -> Result<String> {
+    let mut text = Text::new(budget.left_bytes());
+    write_repr(&mut text, value, 0)?;
+    Ok(text.text)
+}
+
+fn display(budget: &Budget, value: &Value) -> Result<String> {
+    let mut text = Text::new(budget.left_bytes());
+    write_str(&mut text, value)?;
+    Ok(text.text)
+}
+
+/// Charges a field's text, and refuses widths that make it long by themselves.
+fn field(budget: &Budget, style: FormatStyle, spec: &str, value: Value) -> Result<String> {
+    let numbers = spec.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    if numbers.into_iter().any(|digits| digits.parse().is_ok_and(|n: usize| n > MAX_COUNT) || digits.len() > 9) {
+        return fail(format!("format with a number above {MAX_COUNT}"));
     }
+    let text = format(style, spec, &[value])?;
+    budget.charge(text.len() as u64)?;
+    Ok(text)
+}
+
+/// `format % values`.
+pub(super) fn percent(budget: &Budget, text: &str, values: &Value) -> Result<String> {
+    let positional = if values.is_tuple() { iterate(values)? } else { vec![values.clone()] };
+    let mut next = positional.iter();
+    let mut out = Text::new(budget.left_bytes());
+    let mut named = false;
+    let mut rest = text;
+    while let Some(at) = rest.find('%') {
+        out.push(&rest[..at])?;
+        let mut spec = &rest[at + 1..];
+        let mut chosen = None;
+        if let Some(inside) = spec.strip_prefix('(') {
+            let end = inside.find(')').ok_or_else(|| error("incomplete format key"))?;
+            let value = subscript(values, &Value::from(&inside[..end]))?;
+            if !is_dict(values) || value.is_undefined() {
+                return fail(format!("format requires a mapping with '{}'", &inside[..end]));
+            }
+            (chosen, named) = (Some(value), true);
+            spec = &inside[end + 1..];
+        }
+        let length =
+            spec.find(|c: char| !"#0- +.*123456789hlL".contains(c)).ok_or_else(|| error("incomplete format"))?;
+        let conversion = spec[length..].chars().next().unwrap_or('%');
+        rest = &spec[length + conversion.len_utf8()..];
+        if conversion == '%' {
+            out.push("%")?;
+            continue;
+        }
+        let mut take = || next.next().cloned().ok_or_else(|| error("not enough arguments for format string"));
+        let mut flags = spec[..length].replace(['h', 'l', 'L'], "");
+        while flags.contains('*') {
+            flags = flags.replacen('*', &integer(&take()?)?.to_string(), 1);
+        }
+        let value = match chosen {
+            Some(value) => value,
+            None => take()?,
+        };
+        let (conversion, value) = match conversion {
+            's' => ('s', Value::from(display(budget, &value)?)),
+            'r' | 'a' => ('s', Value::from(repr(budget, &value)?)),
+            'd' | 'i' | 'u' => match as_number(&value) {
+                Some(Number::Float(x)) => ('d', Number::Integer(x.trunc() as i128).value()),
+                Some(n) => ('d', n.value()),
+                None => return fail(format!("%d format: a real number is required, not {}", type_name(&value))),
+            },
+            'x' | 'X' | 'o' | 'e' | 'E' | 'f' | 'F' | 'g' | 'G' => match as_number(&value) {
+                Some(n) => (conversion, n.value()),
+                None => return fail(format!("must be real number, not {}", type_name(&value))),
+            },
+            'c' => ('c', value),
+            other => return fail(format!("unsupported format character '{other}'")),
+        };
+        out.push(&field(budget, FormatStyle::Printf, &format!("%{flags}{conversion}"), value)?)?;
+    }
+    out.push(rest)?;
+    if !named && next.next().is_some() && (values.is_tuple() || !is_dict(values)) {
+        return fail("not all arguments converted during string formatting");
+    }
+    Ok(out.text)
+}
+
+/// `text.format(…)`.
+pub(super) fn braces(budget: &Budget, text: &str, args: &Args) -> Result<String> {
+    let mut out = Text::new(budget.left_bytes());
+    let mut next = 0;
+    let mut rest = text;
+    while let Some(at) = rest.find(['{', '}']) {
+        out.push(&rest[..at])?;
+        let (brace, after) = rest[at..].split_at(1);
+        if after.starts_with(brace) {
+            out.push(brace)?;
+            rest = &after[1..];
+            continue;
+        }
+        let end = after
+            .find('}')
+            .filter(|_| brace == "{")
+            .ok_or_else(|| error("Single '}' or '{' encountered in format string"))?;
+        let (inside, spec) = after[..end].split_once(':').unwrap_or((&after[..end], ""));
+        rest = &after[end + 1..];
+        if spec.contains('{') {
+            return fail("format: fields inside of fields are not supported");
+        }
+        let (path, conversion) = inside.split_once('!').unwrap_or((inside, ""));
+        let name_end = path.find(['.', '[']).unwrap_or(path.len());
+        let (name, path) = path.split_at(name_end);
+        let found = match name.parse::<usize>() {
+            Ok(index) => args.positional().get(index),
+            Err(_) if name.is_empty() => {
+                next += 1;
+                args.positional().get(next - 1)
+            }
+            Err(_) => args.named().iter().find(|(n, _)| n == name).map(|(_, value)| value),
+        };
+        let mut value = found.cloned().ok_or_else(|| error(format!("format: there is no argument '{name}'")))?;
+        for part in path.split(['.', '[']).skip(1) {
+            value = dig(&value, &Value::from(part.trim_end_matches(']')))?;
+        }
+        let value = match (conversion, value.kind()) {
+            ("r" | "a", _) => Value::from(repr(budget, &value)?),
+            ("s", _) => Value::from(display(budget, &value)?),
+            (_, ValueKind::String | ValueKind::Number) if !spec.is_empty() => value,
+            _ => Value::from(display(budget, &value)?),
+        };
+        match spec {
+            "" => out.push(&display(budget, &value)?)?,
+            spec => out.push(&field(budget, FormatStyle::StrFormat, &format!("{{:{spec}}}"), value)?)?,
+        }
+    }
+    out.push(rest)?;
+    budget.charge(out.text.len() as u64)?;
+    Ok(out.text)
 }
 
 /// An integer, or a float's shortest representation as Python prints it.
@@ -178,39 +315,37 @@ pub(super) struct JsonStyle {
 
 impl JsonStyle {
     /// From the arguments of transformers' `tojson`: `ensure_ascii, indent, separators, sort_keys`.
-    pub(super) fn new(ensure_ascii: Option<bool>, arguments: &Kwargs) -> Result<Self, Error> {
-        let flag = |name| arguments.get::<Option<bool>>(name).map(|flag| flag.unwrap_or(false));
-        let ensure_ascii = match ensure_ascii {
-            Some(flag) => flag,
-            None => flag("ensure_ascii")?,
-        };
-        let sort_keys = flag("sort_keys")?;
-        let indent = match arguments.get::<Option<Value>>("indent")? {
-            Some(indent) if !indent.is_none() => match indent.as_str() {
+    pub(super) fn new(args: &Args) -> Result<Self> {
+        let indent = match args.some(1, "indent") {
+            Some(indent) => match indent.as_str() {
                 Some(text) => Some(text.to_owned()),
-                None => Some(" ".repeat(usize::try_from(indent)?.min(64))),
+                None => Some(" ".repeat(usize::try_from(integer(indent)?).unwrap_or(0).min(64))),
             },
-            _ => None,
+            None => None,
         };
-        let separators = arguments.get::<Option<Vec<String>>>("separators")?;
-        arguments.assert_all_used()?;
-        let (item_separator, key_separator) = match separators.as_deref() {
-            Some([item, key]) => (item.clone(), key.clone()),
-            Some(_) => return Err(Error::new(ErrorKind::InvalidOperation, "tojson takes two separators")),
+        let (item_separator, key_separator) = match args.some(2, "separators") {
+            Some(separators) => match &iterate(separators)?[..] {
+                [item, key] => match (item.as_str(), key.as_str()) {
+                    (Some(item), Some(key)) => (item.to_owned(), key.to_owned()),
+                    _ => return fail("tojson: separators must be texts"),
+                },
+                _ => return fail("tojson takes two separators"),
+            },
             None => ((if indent.is_some() { "," } else { ", " }).to_owned(), ": ".to_owned()),
         };
+        let (ensure_ascii, sort_keys) = (args.flag(0, "ensure_ascii", false), args.flag(3, "sort_keys", false));
         Ok(Self { ensure_ascii, sort_keys, indent, item_separator, key_separator })
     }
 }
 
 /// `json.dumps(value)`.
-pub(super) fn write_json(out: &mut Text, style: &JsonStyle, value: &Value, depth: usize) -> Result<(), Error> {
+pub(super) fn write_json(out: &mut Text, style: &JsonStyle, value: &Value, depth: usize) -> Result<()> {
     match value.kind() {
         ValueKind::None => out.push("null"),
         ValueKind::Bool => out.push(if value.is_true() { "true" } else { "false" }),
         ValueKind::Number => out.push(&number(value, ["NaN", "Infinity", "-Infinity"])),
         ValueKind::String => write_json_text(out, style, value.as_str().unwrap_or_default()),
-        ValueKind::Seq | ValueKind::Iterable => {
+        ValueKind::Seq | ValueKind::Iterable if value.downcast_object_ref::<Items>().is_none() => {
             let mut count = 0;
             out.push("[")?;
             for item in value.try_iter()? {
@@ -220,7 +355,7 @@ pub(super) fn write_json(out: &mut Text, style: &JsonStyle, value: &Value, depth
             }
             close(out, style, count, depth, "]")
         }
-        ValueKind::Map => {
+        ValueKind::Map if is_dict(value) => {
             let mut keys: Vec<Value> = value.try_iter()?.collect();
             if style.sort_keys {
                 keys.sort();
@@ -241,31 +376,31 @@ pub(super) fn write_json(out: &mut Text, style: &JsonStyle, value: &Value, depth
             }
             close(out, style, keys.len(), depth, "}")
         }
-        kind => Err(Error::new(ErrorKind::InvalidOperation, format!("tojson: a value of type {kind} is no JSON"))),
+        _ => fail(format!("tojson: Object of type {} is not JSON serializable", type_name(value))),
     }
 }
 
-fn separate(out: &mut Text, style: &JsonStyle, index: usize, depth: usize) -> Result<(), Error> {
+fn separate(out: &mut Text, style: &JsonStyle, index: usize, depth: usize) -> Result<()> {
     if index > 0 {
         out.push(&style.item_separator)?;
     }
     new_line(out, style, depth + 1)
 }
 
-fn close(out: &mut Text, style: &JsonStyle, count: usize, depth: usize, bracket: &str) -> Result<(), Error> {
+fn close(out: &mut Text, style: &JsonStyle, count: usize, depth: usize, bracket: &str) -> Result<()> {
     if count > 0 {
         new_line(out, style, depth)?;
     }
     out.push(bracket)
 }
 
-fn new_line(out: &mut Text, style: &JsonStyle, depth: usize) -> Result<(), Error> {
+fn new_line(out: &mut Text, style: &JsonStyle, depth: usize) -> Result<()> {
     let Some(indent) = &style.indent else { return Ok(()) };
     out.push("\n")?;
     (0..depth).try_for_each(|_| out.push(indent))
 }
 
-fn write_json_text(out: &mut Text, style: &JsonStyle, text: &str) -> Result<(), Error> {
+fn write_json_text(out: &mut Text, style: &JsonStyle, text: &str) -> Result<()> {
     out.push("\"")?;
     let mut plain = 0;
     for (at, c) in text.char_indices() {
@@ -277,7 +412,7 @@ fn write_json_text(out: &mut Text, style: &JsonStyle, text: &str) -> Result<(), 
             '\t' => "\\t".to_owned(),
             '\u{8}' => "\\b".to_owned(),
             '\u{c}' => "\\f".to_owned(),
-            c if c < ' ' || style.ensure_ascii && c > '~' => {
+            c if c < ' ' || style.ensure_ascii && c > '\u{7f}' => {
                 let mut units = [0; 2];
                 c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")).collect()
             }
