@@ -66,11 +66,9 @@ fn templates_of_packages_agree_with_jinja() {
                 let part = |s: &str| s.chars().skip(same.saturating_sub(30)).take(80).collect::<String>();
                 differences.push(format!("{at}: {:?} for {:?}", part(&text), part(expected)));
             }
-            (Ok(text), _, Some(error)) => {
-                differences.push(format!(
-                    "{at}: {:?} where Jinja2 refuses: {error}",
-                    text.chars().take(60).collect::<String>()
-                ));
+            (Ok(text), None, error) => {
+                let begin = text.chars().take(60).collect::<String>();
+                differences.push(format!("{at}: {begin:?} where Jinja2 refuses: {error:?}"));
             }
             (Err(error), ..) => differences.push(format!("{at}: {error}")),
         }

@@ -55,7 +55,7 @@ SUBJECTS = [
 VALUE_FILTERS = [
     "abs", "capitalize", "center(9)", "count", "d('z')", "default('z', true)", "default", "dictsort", "first", "float", "float(1.5)",
     "int", "int(9)", "items|list", "join", "join('-')", "last", "length", "list", "lower", "map('upper')|list", "max", "min",
-    "reverse|list", "reverse|string|length", "round", "round(1)", "round(0, 'ceil')", "round(0, 'floor')", "round(-1)", "select|list",
+    "reverse|list", "round", "round(1)", "round(0, 'ceil')", "round(0, 'floor')", "round(-1)", "select|list",
     "reject('string')|list", "slice(2)|list", "slice(2, 'f')|list", "sort", "sort(reverse=true)", "sort(case_sensitive=true)", "string",
     "sum", "title", "tojson", "tojson(indent=2)", "tojson(ensure_ascii=true)", "tojson(sort_keys=true)", "tojson(separators=(',', ':'))",
     "trim", "trim('Hd ')", "truncate(5)", "truncate(5, true, '…', 0)", "unique|list", "upper", "wordcount", "batch(2)|list",
@@ -150,7 +150,7 @@ TEMPLATES = [
     "{%- for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('turns') }}{% endif %}{{ m.content|trim }}{% endfor %}", "{{ messages[0]['content'].split('\\n')[-1] }}", "{% set content = messages[0].content %}{% if 'there' in content %}{{ content.split('there')[0].rstrip('\\n').split(',')[-1].lstrip() }}{% endif %}",
     "{{ messages | tojson }}", "{{ messages[0] }}", "{{ messages | map(attribute='role') | unique | join(',') }}", "{% set n = 1 %}{{ n }}{% set n = n + 1 %}{{ n }}", "{% set x = namespace(a=messages) %}{{ x.a[0].role }}", "x", "{{ none }}{{ None }}{{ True }}{{ False }}",
     "{% for m in messages %}{{ m.role if m.role != 'user' else 'U' }}{{ ',' if not loop.last }}{% endfor %}", "{% for p in people %}{{ p.tags is defined and p.tags|length > 0 }}{{ p.get('tags', [])|length }}{% endfor %}", "{% for t in [{'function': {'name': 'f', 'items': [1]}}] %}{% set t = t.function %}{{ t.name }}{{ t['items'] }}{% endfor %}",
-    "{% if x is defined and x is not none and x > 2 %}a{% endif %}", "{{ '\\n'.join(['a', 'b']) }}", "{{ \"it's\" }}{{ 'a\\'b' }}{{ 'a\\\\b' }}", "{{ 'multi\nline' }}", "{% set x = [\n  1,\n  2,\n] %}{{ x }}", "{{ [1, 2,] }}{{ {'a': 1,} }}{{ (1, 2,) }}", "{{ 1, 2 }}", "{{ }}", "{% if %}{% endif %}", "{{ a b }}",
+    "{% if x is defined and x is not none and x > 2 %}a{% endif %}", "{{ '\\n'.join(['a', 'b']) }}", "{{ \"it's\" }}{{ 'a\\'b' }}{{ 'a\\\\b' }}", "{{ 'multi\nline' }}", "{% set x = [\n  1,\n  2,\n] %}{{ x }}", "{{ [1, 2,] }}{{ {'a': 1,} }}{{ (1, 2,) }}", "{{ 1, 2 }}", "a\r\nb\rc{{ 'd\r\ne' }}", "{% for x in nil|select %}a{% else %}b{% endfor %}", "{{ }}", "{% if %}{% endif %}", "{{ a b }}",
     "{% for x in list %}", "{{ 'a' | }}", "{{ not }}", "{% endfor %}", "{{ (1 }}", "{{ x is }}", "{% set = 1 %}", "{% for in x %}{% endfor %}", "y",
 ]
 

@@ -347,8 +347,9 @@ fn without_possession(part: &str) -> String {
     out
 }
 
-/// Classes by name, which are Unicode's in Oniguruma and ASCII's in the engines here.
-const NAMED_CLASSES: [(&str, &str); 8] = [
+/// Classes that are Unicode's in Oniguruma and others in the engines here: those by name, and the characters of words,
+/// which are not to have joiners among them.
+const CLASSES: [(&str, &str); 9] = [
     ("[:alpha:]", r"\p{Alphabetic}"),
     ("[:digit:]", r"\p{Nd}"),
     ("[:alnum:]", r"\p{Alphabetic}\p{Nd}"),
@@ -356,17 +357,39 @@ const NAMED_CLASSES: [(&str, &str); 8] = [
     ("[:lower:]", r"\p{Lowercase}"),
     ("[:space:]", r"\s"),
     ("[:punct:]", r"\p{P}$+<=>\^`|\~"),
-    ("[:word:]", r"\w"),
+    ("[:word:]", WORD),
+    (r"\w", WORD),
 ];
+const WORD: &str = r"\p{Alphabetic}\p{M}\p{Nd}\p{Pc}";
+
+/// Writes [`CLASSES`] out.
+fn with_classes(pattern: &str) -> String {
+    let mut out = String::with_capacity(pattern.len());
+    let (mut at, mut square) = (0, 0i64);
+    while let Some(c) = pattern[at..].chars().next() {
+        let rest = &pattern[at..];
+        if let Some((name, class)) = CLASSES.iter().find(|(name, _)| rest.starts_with(name)) {
+            let class = if square > 0 { (*class).to_owned() } else { format!("[{class}]") };
+            out.push_str(&class);
+            at += name.len();
+            continue;
+        }
+        if rest.starts_with(r"\W") {
+            out.push_str(&format!("[^{WORD}]"));
+            at += 2;
+            continue;
+        }
+        let length = if c == '\\' { escape_bytes(rest) } else { c.len_utf8() };
+        square = (square + i64::from(c == '[') - i64::from(c == ']')).max(0);
+        out.push_str(&rest[..length]);
+        at += length;
+    }
+    out
+}
 
 /// What Oniguruma reads differently, written so that it means the same here: `{1,3}+` repeats, and is not possessive.
 fn as_oniguruma(pattern: &str) -> String {
-    let mut pattern = pattern.to_owned();
-    if pattern.contains("[:") {
-        for (name, class) in NAMED_CLASSES {
-            pattern = pattern.replace(name, class);
-        }
-    }
+    let pattern = with_classes(pattern);
     let pattern = pattern.as_str();
     if !pattern.contains("}+") {
         return pattern.to_owned();

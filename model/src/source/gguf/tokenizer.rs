@@ -64,11 +64,10 @@ pub(super) fn read(meta: &Meta<'_>, config: &mut DecoderConfig) -> Result<Tokeni
         config.eos_token_ids.extend(said(key).filter(|t| !config.eos_token_ids.contains(t)));
     }
     let unknown = said("unknown").or_else(|| usual("unknown", usual_unknown));
-    let others =
-        [("pad_token", said("padding")), ("sep_token", said("seperator")), ("sep_token", said("separator"))]
-            .into_iter()
-            .chain([("unk_token", unknown), ("mask_token", said("mask")), ("cls_token", said("cls"))])
-            .filter_map(|(name, id)| Some((name.to_owned(), tokens[id?.0 as usize].text.to_owned())));
+    let others = [("pad_token", said("padding")), ("sep_token", said("seperator")), ("sep_token", said("separator"))]
+        .into_iter()
+        .chain([("unk_token", unknown), ("mask_token", said("mask")), ("cls_token", said("cls"))])
+        .filter_map(|(name, id)| Some((name.to_owned(), tokens[id?.0 as usize].text.to_owned())));
     let special_tokens = others.collect();
     let eos = config.eos_token_ids.first().copied();
     for id in turn_ends::find(check.path, &mut tokens) {

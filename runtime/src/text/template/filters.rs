@@ -37,6 +37,9 @@ pub(super) const FILTERS: &[(&str, Function)] = &[
     ("first", |_, v, _| Ok(iterate(v)?.first().cloned().unwrap_or(Value::UNDEFINED))),
     ("float", |_, v, args| {
         let default = args.get(0, "default").cloned().unwrap_or_else(|| Value::from(0.0));
+        if v.is_undefined() {
+            return super::calls::undefined();
+        }
         Ok(as_number(v).map(|n| n.float()).or_else(|| parse_float(v.as_str()?)).map_or(default, Value::from))
     }),
     ("forceescape", |c, v, _| c.text(python::escape(&c.soft_text(v)?))),
@@ -139,6 +142,9 @@ fn parse_float(text: &str) -> Option<f64> {
 }
 
 fn int(value: &Value, args: &Args) -> Result<Value> {
+    if value.is_undefined() {
+        return super::calls::undefined();
+    }
     let default = || args.get(0, "default").cloned().unwrap_or_else(|| Value::from(0));
     let whole = |x: f64| x.is_finite().then(|| Number::Integer(x.trunc() as i128).value());
     let found = match as_number(value) {
@@ -224,6 +230,9 @@ fn join(c: &mut Call<'_, '_, '_, '_>, value: &Value, args: &Args) -> Result<Valu
 }
 
 fn indent(c: &mut Call<'_, '_, '_, '_>, value: &Value, args: &Args) -> Result<Value> {
+    if value.as_str().is_none() {
+        return fail(format!("indent takes a text, not {}", type_name(value)));
+    }
     let indention = match args.get(0, "width") {
         Some(width) if width.as_str().is_some() => c.soft_text(width)?,
         Some(width) => match usize::try_from(super::calls::integer(width)?).unwrap_or(0) {
@@ -385,8 +394,13 @@ fn groupby(c: &mut Call<'_, '_, '_, '_>, value: &Value, args: &Args) -> Result<V
     c.list(groups.into_iter().map(|(_, by, items)| tuple(vec![by, Value::from(items)])).collect(), false)
 }
 
+/// The items of what a filter goes through only if it is true: nothing of `none`.
+fn items_if_true(value: &Value) -> Result<Vec<Value>> {
+    if value.is_true() { iterate(value) } else { Ok(Vec::new()) }
+}
+
 fn map(c: &mut Call<'_, '_, '_, '_>, value: &Value, args: &Args) -> Result<Value> {
-    let items = iterate(value)?;
+    let items = items_if_true(value)?;
     let mut all = Vec::with_capacity(items.len());
     match (args.named().iter().find(|(name, _)| name == "attribute"), args.positional().split_first()) {
         (Some((_, path)), None) => {
@@ -419,7 +433,7 @@ fn select(c: &mut Call<'_, '_, '_, '_>, value: &Value, args: &Args, by_attribute
     }
     let test = rest.split_first().map(|(name, rest)| (name.as_str().unwrap_or_default(), rest));
     let mut all = Vec::new();
-    for item in iterate(value)? {
+    for item in items_if_true(value)? {
         let looked_at = path.map_or_else(|| Ok(item.clone()), |path| dig(&item, path))?;
         let holds = match test {
             None => looked_at.is_true(),
@@ -456,7 +470,7 @@ fn slices(c: &mut Call<'_, '_, '_, '_>, value: &Value, args: &Args) -> Result<Va
     for i in 0..count {
         let end = at + each + usize::from(i < longer);
         let mut part = items[at..end].to_vec();
-        if let (Some(fill), true) = (args.some(1, "fill_with"), i >= longer && longer > 0) {
+        if let (Some(fill), true) = (args.some(1, "fill_with"), i >= longer) {
             part.push(fill.clone());
         }
         all.push(Value::from(part));
@@ -466,13 +480,16 @@ fn slices(c: &mut Call<'_, '_, '_, '_>, value: &Value, args: &Args) -> Result<Va
 }
 
 fn truncate(c: &mut Call<'_, '_, '_, '_>, value: &Value, args: &Args) -> Result<Value> {
+    let length_of = length(value)?;
     let text = c.soft_text(value)?;
     let length = usize::try_from(args.integer(0, "length", 255)?).unwrap_or(0);
     let end = args.text(2, "end")?.unwrap_or("...").to_owned();
     let leeway = usize::try_from(args.integer(3, "leeway", 5)?).unwrap_or(0);
-    let count = text.chars().count();
-    if count <= length + leeway {
-        return c.text(text);
+    if length_of <= length + leeway {
+        return Ok(value.clone());
+    }
+    if value.as_str().is_none() {
+        return fail(format!("truncate takes a text, not {}", type_name(value)));
     }
     let kept: String = text.chars().take(length.saturating_sub(end.chars().count())).collect();
     let kept = match args.flag(1, "killwords", false) {

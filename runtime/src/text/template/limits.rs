@@ -4,9 +4,9 @@
 //! list. Values can share parts (`[l, l]`), so literals, comparisons and texts are paid for as if they did not: then
 //! also comparing and printing is bounded.
 
-use super::calls::{Args, Call, Items, ItemsKind, error, fail, integer, iterate};
+use super::calls::{Args, Call, Items, ItemsKind, error, fail, integer, is_dict, iterate};
 use super::operators::{Function, OPERATORS};
-use super::{CivilTime, filters::FILTERS, predicates::TESTS, python};
+use super::{CivilTime, filters::FILTERS, methods, predicates::TESTS, python};
 use minijinja::{
     Environment, Error, ErrorKind, State, Value, functions,
     value::{Rest, ValueKind, ValueOrKwargs},
@@ -163,18 +163,34 @@ fn install_functions(environment: &mut Environment<'_>, budget: &Arc<Budget>, no
     environment.add_function("strftime_now", move |format: String| now.format(&format));
     // Prints the template's state: nothing for a prompt.
     environment.remove_global("debug");
-    for (name, function) in
-        [("namespace", Value::from_function(functions::namespace)), ("dict", Value::from_function(functions::dict))]
-    {
-        let own = Arc::clone(budget);
-        environment.add_function(name, move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
-            let args = args.into_values();
-            args.iter().try_for_each(|arg| own.charge_deep(arg))?;
-            function.call(state, &args)
-        });
-    }
+    let (own, namespace) = (Arc::clone(budget), Value::from_function(functions::namespace));
+    environment.add_function("namespace", move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
+        let args = args.into_values();
+        args.iter().try_for_each(|arg| own.charge_deep(arg))?;
+        namespace.call(state, &args)
+    });
+    let own = Arc::clone(budget);
+    environment.add_function("dict", move |args: Rest<ValueOrKwargs>| dict(&own, &Args::new(args.into_values())?));
     let own = Arc::clone(budget);
     environment.add_function("range", move |args: Rest<Value>| range(&own, &args));
+}
+
+/// `dict(mapping)`, `dict(pairs)`, `dict(name=value)`.
+fn dict(budget: &Budget, args: &Args) -> Result<Value, Error> {
+    let mut pairs = Vec::new();
+    for from in args.positional() {
+        let items = if is_dict(from) { methods::pairs(from)? } else { iterate(from)? };
+        for pair in items {
+            match &iterate(&pair)?[..] {
+                [key, value] => pairs.push((key.clone(), value.clone())),
+                other => return fail(format!("dict takes pairs, not {} values", other.len())),
+            }
+        }
+    }
+    pairs.extend(args.named().iter().map(|(name, value)| (Value::from(name.as_str()), value.clone())));
+    let result = Value::from_pairs(pairs);
+    budget.charge_deep(&result)?;
+    Ok(result)
 }
 
 /// `range(stop)`, `range(start, stop, step)`.

@@ -60,6 +60,7 @@ const OF_STR: &[&str] = &[
 pub(super) fn has(value: &Value, name: &str) -> bool {
     match value.kind() {
         ValueKind::String => OF_STR.contains(&name),
+        ValueKind::Number => !value.is_integer() && name == "is_integer",
         ValueKind::Map => is_dict(value) && OF_DICT.contains(&name),
         ValueKind::Seq | ValueKind::Iterable => {
             OF_LIST.contains(&name) && is_list(value) && !(value.is_tuple() && name == "copy")
@@ -73,6 +74,7 @@ pub(super) fn call(c: &mut Call<'_, '_, '_, '_>, value: &Value, name: &str, args
     let known = Call { state: &mut *c.state, budget: c.budget };
     match value.as_str() {
         Some(text) => of_str(&known, text, name, args),
+        None if value.is_number() => Ok(Value::from(f64::try_from(value.clone())?.fract() == 0.0)),
         None if is_dict(value) => of_dict(&known, value, name, args),
         None => of_list(&known, value, name, args),
     }

@@ -119,6 +119,9 @@ impl ChatTemplate {
             };
             no_panic(work, |cause| refused(None, cause))
         };
+        // As Jinja2: every line break of a template is one character.
+        let unix = source.contains('\r').then(|| source.replace("\r\n", "\n").replace('\r', "\n"));
+        let source = unix.as_deref().unwrap_or(source);
         let translated = match rewrite(source) {
             Ok(translated) => compile(translated)?,
             Err(Unreadable) => Err(Error::new(ErrorKind::SyntaxError, "an expression that cannot be read here")),

@@ -424,7 +424,7 @@ fn slice(c: &mut Call<'_, '_, '_, '_>, value: &Value, args: &Args) -> Result<Val
             let items = iterate(value)?;
             c.list(pick(items.len()).into_iter().map(|at| items[at].clone()).collect(), value.is_tuple())
         }
-        _ => Ok(Value::UNDEFINED),
+        _ => fail(format!("'{}' object is not subscriptable", type_name(value))),
     }
 }
 
