@@ -154,6 +154,8 @@ pub fn import(
     let config = source.config().clone();
     let span = tracing::info_span!("import", model = %source.describe(), weights = %options.weights);
     let _entered = span.enter();
+    // A tokenizer that cannot run would fail every prompt: better now.
+    crate::text::Tokenizer::new(source.tokenizer())?;
     // The rows that the head is made of; `None` where the embedding is the head as it is.
     let (embed, head) = (options.embed_format(), options.head_format());
     let head_rows = match config.tie_word_embeddings {
