@@ -156,7 +156,7 @@ fn gguf_numbers_are_read_whatever_their_type() {
         (&[("qwen2.some_new_key", Meta::U32(1))], &|_| {}, ""),
         (&[("llama.use_parallel_residual", Meta::U32(0))], &|_| {}, ""),
         // Special tokens that are none count as absent.
-        (&[("tokenizer.ggml.padding_token_id", Meta::U32(500))], &|_| {}, ""),
+        (&[("tokenizer.ggml.padding_token_id", Meta::U32(500))], &|_| {}, "tokenizer.ggml.padding_token_id"),
         (&[("tokenizer.ggml.eot_token_id", Meta::U32(500))], &|_| {}, "tokenizer.ggml.eot_token_id"),
         (&[("tokenizer.ggml.eot_token_id", Meta::U32(u32::MAX))], &|_| {}, ""),
         (&[("tokenizer.ggml.eot_token_id", Meta::I32(-1))], &|_| {}, ""),

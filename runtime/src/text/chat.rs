@@ -121,8 +121,8 @@ impl ChatPrompt {
             let after = own.get(i);
             let mut begin = before.map_or(0, |(range, _)| range.end);
             let mut end = after.map_or(self.text.len(), |(range, _)| range.start);
-            let typed = self.typed.iter().filter(|t| t.start >= begin && t.end <= end);
-            let (Some(first), Some(last)) = (typed.clone().next(), typed.last()) else { continue };
+            let mut typed = self.typed.iter().filter(|t| t.start >= begin && t.end <= end);
+            let (Some(first), Some(last)) = (typed.clone().next(), typed.next_back()) else { continue };
             // Spaces that a special token takes with it stay beside it.
             if before.is_some_and(|(_, token)| token.rstrip) {
                 let text = &self.text[begin..first.start];

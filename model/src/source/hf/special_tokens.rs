@@ -63,7 +63,7 @@ impl SpecialTokens {
         if let Some(text) = read_optional(&path, MAX_JSON_BYTES)? {
             for (content, id) in json_object(&path, &text)? {
                 let Some(id) = id.as_u64().and_then(|id| u32::try_from(id).ok()) else {
-                    return Err(SourceError::setting(&path, &shorten(&content), "its value is no token id"));
+                    return Err(SourceError::setting(&path, shorten(&content), "its value is no token id"));
                 };
                 self.added.push(Added { id: Some(id), content, special: false, flags: [false; 4] });
             }

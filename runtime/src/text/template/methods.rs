@@ -367,9 +367,7 @@ fn of_str(c: &Call<'_, '_, '_, '_>, text: &str, name: &str, args: Args) -> Resul
         "isspace" => every(is_space),
         "isalpha" => every(char::is_alphabetic),
         "isalnum" => every(char::is_alphanumeric),
-        "isdigit" | "isdecimal" => {
-            every(|c| c.is_numeric() && (c.is_ascii_digit() || !c.is_ascii() && c.to_digit(10).is_some()))
-        }
+        "isdigit" | "isdecimal" => every(|c| c.is_numeric() && !c.is_alphabetic()),
         "isnumeric" => every(char::is_numeric),
         "isascii" => Ok(Value::from(text.is_ascii())),
         "isprintable" => Ok(Value::from(text.chars().all(python::is_printable))),
