@@ -3,7 +3,7 @@
 mod support;
 
 use coexec::{
-    CancelToken, GenerateRequest, Generation, SamplerOptions, Special,
+    CancelToken, FinishReason, GenerateRequest, Generation, SamplerOptions, Special,
     model::{TokenId, WeightFormat, source},
     runtime::text::{ChatTemplate, Message, RenderOptions},
 };
@@ -61,6 +61,16 @@ fn an_end_token_of_the_wrong_type_ends() {
         engine.model().require_tokenizer().expect("has one").encode("<|im_end|>", Special::Plain).expect("encodes");
     assert_eq!(ids, [TokenId(257)]);
     assert!(engine.model().config().eos_token_ids.contains(&TokenId(257)));
+    // The model's script: after `q` comes `A`, after `A` the token.
+    let (generation, streamed) = run(&packed, "q", 5, &[]);
+    assert_eq!((&*streamed, generation.finish_reason), ("A", FinishReason::Eos));
+}
+
+#[test]
+fn a_special_token_is_a_stop_text() {
+    let Some(path) = fault("a_special_token_is_a_stop_text", "02-stop-is-special.gguf") else { return };
+    let (generation, streamed) = run(&packed(&path), "q", 5, &["<|im_start|>"]);
+    assert_eq!((&*generation.text, &*streamed, generation.finish_reason), ("A", "A", FinishReason::Stop));
 }
 
 #[test]
