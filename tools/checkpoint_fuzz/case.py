@@ -36,7 +36,8 @@ def make(seed, number, folder, small=False):
     folder.mkdir(parents=True)
     odd = Odd(np.random.default_rng([seed, number]))
     if odd.maybe(0.25, "gguf"):
-        plan = plans.draw(odd.rng, small, blocks_of=32 if odd.maybe(0.8) else 1)
+        blocks_of = 256 if not small and odd.maybe(0.08, "gguf:wide") else 32 if odd.maybe(0.8) else 1
+        plan = plans.draw(odd.rng, small, blocks_of)
         model = folder / "model.gguf"
         gguf_file.write(model, plan, odd)
         return Case(model, plan, odd.tags, odd.intent)
@@ -58,7 +59,7 @@ def make(seed, number, folder, small=False):
 def other_files(folder, config, stored, odd):
     """The files that a config.json may point to instead of the usual ones, with another meaning."""
     if odd.maybe(0.03, "files:pytorch-beside"):
-        (folder / "pytorch_model.bin").write_bytes(b"not read")
+        (folder / odd.pick("pytorch_model.bin", "consolidated.safetensors", "model.fp16.safetensors")).write_bytes(b"not read")
     if "configuration_files" in config:
         (folder / "config.4.0.0.json").write_text(spell.text(config | {"rms_norm_eps": 0.3}, odd), encoding="utf-8")
     if "transformers_weights" in config:

@@ -45,7 +45,7 @@ def judge(case, engine):
     if refusal is not None:
         if str(folder) not in refusal or "\n" in refusal:
             return "REFUSED WITHOUT A FILE", refusal
-        if right is None:
+        if right is None or "refuses" in source:
             return "both refuse", refusals.kind(refusal, folder)
         why = refusals.justified(refusal, case.tags)
         if why is None:

@@ -13,6 +13,9 @@ from plan import DEFAULT_THETA, draw_weights
 ValueType = gguf.GGUFValueType
 WHOLE = (ValueType.UINT32, ValueType.UINT32, ValueType.UINT64, ValueType.INT32, ValueType.INT64, ValueType.UINT16)
 KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
+# Bytes of a block of 256, and its f16 scales: where they lie, and between what they are drawn.
+_Q4_K = ((0, 1e-4, 3e-4), (2, 5e-4, 2e-3))
+K_BLOCKS = {"Q4_K": (144, _Q4_K), "Q5_K": (176, _Q4_K), "Q6_K": (210, ((208, -4e-5, 4e-5),))}
 
 
 def write(path, plan, odd):
@@ -65,7 +68,8 @@ def metadata(plan, odd):
     derived = plan.hidden_size // plan.num_attention_heads if plan.hidden_size % plan.num_attention_heads == 0 else None
     if plan.head_dim != derived or odd.maybe(0.4, "gguf:key-length"):
         whole("attention.key_length", plan.head_dim)
-        whole("attention.value_length", plan.head_dim)
+        if not odd.maybe(0.1, "gguf:no-value-length"):
+            whole("attention.value_length", plan.head_dim)
     if odd.maybe(0.6):
         whole("rope.dimension_count", plan.head_dim)
     else:
@@ -157,12 +161,20 @@ def encode(plan, odd):
                 kind = odd.pick("F16", "BF16")
         if value.shape[-1] % 32 and kind.startswith("Q"):
             kind = "F16"
+        if value.ndim == 2 and value.shape[-1] % 256 == 0 and odd.maybe(0.7):
+            kind = odd.tagged("gguf-store", *K_BLOCKS)
         dtype = gguf.GGMLQuantizationType[kind]
-        raw = gguf.quants.quantize(value, dtype)
-        plan.weights[name] = gguf.quants.dequantize(raw, dtype).reshape(value.shape).astype(np.float32)
+        if kind in K_BLOCKS:
+            raw = random_k_blocks(*value.shape, kind, odd.rng)
+        else:
+            raw = gguf.quants.quantize(value, dtype)
+        value = gguf.quants.dequantize(raw, dtype).reshape(value.shape).astype(np.float32)
+        plan.weights[name] = value
         part = name.split(".")[-2]
         if plan.arch == "llama" and part in heads:
-            raw = write_gguf.interleave(raw, heads[part])
+            # Rows move as they are; elements of a vector are not whole in a row of bytes.
+            moved = write_gguf.interleave(raw if value.ndim == 2 else value, heads[part])
+            raw = moved if value.ndim == 2 else gguf.quants.quantize(moved, dtype)
         tensors[write_gguf.gguf_name(name)] = (np.ascontiguousarray(raw), dtype)
     if plan.rope["rope_type"] == "llama3":
         # The file carries the factors, rounded to f32; the formula gives the same to 1e-7.
@@ -170,6 +182,16 @@ def encode(plan, odd):
         factors = reference.llama3_factors(config).astype(np.float32)
         tensors["rope_freqs.weight"] = (factors, gguf.GGMLQuantizationType.F32)
     return tensors
+
+
+def random_k_blocks(rows, cols, kind, rng):
+    """Blocks of any bits but for the f16 scales, which keep the weights small (nobody quantises to these types in Python)."""
+    size, scales = K_BLOCKS[kind]
+    blocks = rng.integers(0, 256, (rows * cols // 256, size)).astype(np.uint8)
+    for at, low, high in scales:
+        drawn = rng.uniform(low, high, len(blocks)).astype("<f2")
+        blocks[:, at : at + 2] = drawn.view(np.uint8).reshape(-1, 2)
+    return blocks.reshape(rows, -1)
 
 
 def odd_tensors(tensors, keys, plan, odd):

@@ -44,9 +44,11 @@ def transformers_logits(model, ids):
 
 def numpy_logits_of(model, ids):
     """The numpy forward on what transformers resolved and loaded; `None` for maths that it does not know."""
-    config = reference.ReferenceConfig(model.config)
-    known = config.rope["rope_type"] in ("default", "linear", "llama3") and model.config.hidden_act in ("silu", "swish")
-    if not known or getattr(model.config, "is_causal", True) is False or getattr(model.config, "is_heterogeneous", False):
+    c = model.config
+    if c.is_heterogeneous or getattr(c, "is_causal", True) is False or c.hidden_act not in ("silu", "swish"):
+        return None
+    config = reference.ReferenceConfig(c)
+    if config.rope["rope_type"] not in ("default", "linear", "llama3"):
         return None
     weights = {name: value.numpy() for name, value in model.state_dict().items()}
     return reference.forward(config, weights, ids)

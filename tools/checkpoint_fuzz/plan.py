@@ -62,18 +62,20 @@ def draw(rng, small=False, blocks_of=1):
     heads, kv_heads, head_dim = draw_heads(rng, arch, hidden, small)
     if blocks_of > 1:
         hidden, ffn = 32 if small else int(pick(rng, 32, 64)), 32 if small else int(pick(rng, 32, 64, 96))
+        if blocks_of == 256:
+            hidden = ffn = 256
         heads, kv_heads, head_dim = [(4, 2, 8), (2, 1, 16), (4, 4, 8), (4, 1, 16), (8, 2, 4), (2, 2, 32)][rng.integers(6)]
         while heads > 2 and small and heads * head_dim > 32:
             heads, kv_heads = 2, 1
-    layers = int(pick(rng, 1, 2, 2, 3) if small else pick(rng, 1, 2, 2, 3, 3, 4))
+    layers = 1 if blocks_of == 256 else int(pick(rng, 1, 2, 2, 3) if small else pick(rng, 1, 2, 2, 3, 3, 4))
     vocab = 64 if small else int(pick(rng, 64, 97, 128, 200, 257, 300))
     tokens = int(rng.integers(24, 33)) if small else int(rng.integers(40, 65))
     plan = Plan(
         arch=arch, hidden_size=hidden, intermediate_size=ffn, num_hidden_layers=layers, num_attention_heads=heads,
         num_key_value_heads=kv_heads, head_dim=head_dim, vocab_size=vocab,
         max_position_embeddings=int(pick(rng, 64, 80, 128, 256, 4096)),
-        rms_norm_eps=float(pick(rng, DEFAULT_EPS, DEFAULT_EPS, 1e-5, 1e-3, 0.05)),
-        rope={"rope_type": "default", "rope_theta": float(pick(rng, DEFAULT_THETA, DEFAULT_THETA, 500.0, 1e6, 123456.5))},
+        rms_norm_eps=float(pick(rng, DEFAULT_EPS, DEFAULT_EPS, 1e-5, 1e-5, 1e-3, 0.05, 1e-12)),
+        rope={"rope_type": "default", "rope_theta": float(pick(rng, DEFAULT_THETA, DEFAULT_THETA, 500.0, 1e6, 123456.5, 8e12, 1.0))},
         windows=[None] * layers,
         ids=rng.integers(0, vocab, tokens),
         qkv_bias=arch == "qwen2",

@@ -29,7 +29,7 @@ ROWS = [
     (r"`architectures`: is not a list of strings", ["architectures:text"], "a malformed list of classes"),
     (r"has type F64", ["store:f64"], "64-bit weights"),
     (r"is not part of a \w+ model as coexec knows it", ["extra:*"], "a tensor that belongs to nobody"),
-    (r"where the index puts it", ["files:wrong-index"], "an index that contradicts the shards"),
+    (r"where the index puts it", ["files:wrong-index", "files:ghost"], "an index that contradicts the shards"),
     (r"is also in another shard", ["files:twice"], "a tensor in two shards"),
     # GGUF
     (r"rope.scaling.type`: `yarn` is not supported", ["gguf-rope:yarn"], "a kind of scaling that coexec does not compute"),

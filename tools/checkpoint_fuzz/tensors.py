@@ -104,7 +104,8 @@ def write(folder, stored, odd):
     if odd.maybe(0.5, "order:shuffled"):
         odd.rng.shuffle(names)
     metadata = odd.pick({"format": "pt"}, {"format": "pt"}, None, {"format": "mlx"}, {"format": "pt", "note": "é"})
-    style = odd.weighted("files", single=60, shards=28, index_of_one=5, single_and_index=3, wrong_index=2, twice=2)
+    style = odd.weighted("files", single=60, shards=28, index_of_one=5, single_and_index=3, wrong_index=2, twice=2, ghost=2,
+                         stale_shard=3)
     index_path = folder / "model.safetensors.index.json"
     if style in ("single", "single-and-index"):
         write_safetensors(folder / "model.safetensors", stored, names, metadata, odd)
@@ -123,6 +124,11 @@ def write(folder, stored, odd):
         shards[files[1]].append(shards[files[0]][0])
     elif style == "wrong-index" and len(files) > 1:
         weight_map[shards[files[0]][0]] = files[1]
+    elif style == "ghost":
+        weight_map["model.layers.99.mlp.up_proj.weight"] = files[0]
+    elif style == "stale-shard":
+        other = {n: value + 1 if value.is_floating_point() else value for n, value in stored.items()}
+        write_safetensors(folder / "model-00009-of-00009.safetensors", other, list(other), None, odd)
     for file, inside in shards.items():
         write_safetensors(folder / file, stored, inside, metadata, odd)
     if odd.maybe(0.3):
