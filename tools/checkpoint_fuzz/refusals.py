@@ -31,6 +31,7 @@ ROWS = [
     (r"is not part of a \w+ model as coexec knows it", ["extra:*"], "a tensor that belongs to nobody"),
     (r"where the index puts it", ["files:wrong-index", "files:ghost"], "an index that contradicts the shards"),
     (r"is also in another shard", ["files:twice"], "a tensor in two shards"),
+    (r"should begin every prompt, but tokenizer.json has no such token", ["tokenizer"], "a tokenizer of another model"),
     # GGUF
     (r"rope.scaling.type`: `yarn` is not supported", ["gguf-rope:yarn"], "a kind of scaling that coexec does not compute"),
     (r"differs from the head size", ["gguf-maths:rope.dimension_count"], "partly rotated heads"),

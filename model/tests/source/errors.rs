@@ -338,6 +338,11 @@ fn tokenizers_and_templates_are_checked() {
         ("tokenizer_config.json", "{\"bos_token\": 3}", "bos_token"),
         ("tokenizer_config.json", "{\"eos_token\": {\"text\": 3}}", "eos_token"),
         ("tokenizer_config.json", "{\"add_bos_token\": \"yes\"}", "add_bos_token"),
+        (
+            "tokenizer_config.json",
+            "{\"add_bos_token\": true, \"bos_token\": \"<b>\"}",
+            "`<b>` should begin every prompt",
+        ),
         ("tokenizer_config.json", "{\"chat_template\": 3}", "chat_template"),
         ("tokenizer_config.json", "{\"chat_template\": [{\"name\": \"x\"}]}", "chat_template"),
         ("chat_template.json", "{}", "chat_template.json"),

@@ -78,6 +78,12 @@ pub(super) fn read(dir: &Path, config: &mut DecoderConfig) -> Result<TokenizerDa
         tracing::warn!(dir = %dir.display(), "tokenizer.json adds BOS although tokenizer_config.json says it should not");
     }
     let add_bos = wants_bos && !adds_bos && bos_token.is_some() && config.bos_token_id.is_some();
+    if let (true, Some(bos), Vocabulary::Ids(_)) = (add_bos, &bos_token, &outline.model.vocab)
+        && outline.id_of(bos).is_none()
+    {
+        let reason = format!("`{}` should begin every prompt, but tokenizer.json has no such token", shorten(bos));
+        return Err(SourceError::setting(&settings_path, "bos_token", reason));
+    }
     Ok(TokenizerData { tokenizer_json, chat_templates, bos_token, eos_token, special_tokens: tokens.named, add_bos })
 }
 
