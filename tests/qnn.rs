@@ -681,9 +681,9 @@ fn deep_models_are_cut_into_contexts_that_the_library_takes() {
     assert_eq!(compiled_deep(17), [256, 16]);
 }
 
-/// The same for 36 and 80 layers: `cargo test --test qnn -- --ignored real_depths`; minutes.
+/// The same for 36 and 80 layers.
 #[test]
-#[ignore = "takes minutes"]
+#[ignore = "takes minutes: `cargo xtask long` runs it"]
 fn real_depths_are_cut_into_contexts_that_the_library_takes() {
     assert_eq!(compiled_deep(36), [256, 256, 64]);
     assert_eq!(compiled_deep(80), [256; 5]);

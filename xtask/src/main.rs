@@ -1,5 +1,5 @@
-//! Project automation: `cargo xtask test | check | model | chat | arm | miri | fuzz | checkpoint-fuzz | bindgen | qnn |
-//! demo`.
+//! Project automation: `cargo xtask test | long | check | model | chat | arm | miri | fuzz | checkpoint-fuzz | bindgen |
+//! qnn | demo`.
 //!
 //! `test` is what the README promises and what CI runs. Everything here calls cargo; nothing is installed that is there.
 
@@ -38,6 +38,8 @@ enum Task {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Tests that take too long for `test`: compiles of 36 and 80 layers by Qualcomm's compiler
+    Long,
     /// Format, clippy and rustdoc, warnings denied; each feature alone; bindings up to date
     Check,
     /// Kernel and engine tests on emulated Arm CPUs, and the static library for Android
@@ -77,6 +79,7 @@ enum Task {
 fn main() -> anyhow::Result<()> {
     match Args::parse().task {
         Task::Test { args } => test(&args),
+        Task::Long => long(),
         Task::Check => check(),
         Task::Arm => {
             arm::ensure()?;
@@ -163,6 +166,12 @@ fn test(args: &[String]) -> anyhow::Result<()> {
         println!("  {line}");
     }
     result
+}
+
+/// Tests that are marked as ignored because they take minutes.
+fn long() -> anyhow::Result<()> {
+    let library = qnn::ensure()?;
+    run(cargo(&["test", "--test", "qnn", "--", "--ignored"]).env("COEXEC_QNN_LIB_DIR", library))
 }
 
 /// Arm's tests, or a counted skip where their tools cannot be had. CI may not skip them.
