@@ -78,14 +78,14 @@ fn codes_of_more_bits_and_shadow_are_nearer_to_float() {
 fn shadow_is_unclipped_w8a8_with_the_same_output_encodings() {
     let plain = source::open(&demo_dir()).expect("the demo model");
     let loud = outlier_version(&*plain, &calibration_text());
-    let judge = Judge::new(&loud, 12);
+    let judge = Judge::new(&loud, 25);
     let packed = Packed::cooked(&loud, "q8,u8+shadow,hot=0");
     let shadow = judge.quality(&packed, ScheduleChoice::File);
     let unclipped = unclipped_perplexity(&packed, judge.windows.len());
     let difference = shadow.perplexity / unclipped - 1.0;
     println!("shadow {:.3}, unclipped {unclipped:.3} ({:+.3} %)", shadow.perplexity, 100.0 * difference);
-    // Either moves by some tenths of a per cent when scales change by a thousandth.
-    assert!(difference.abs() < 0.008, "{difference}");
+    // On half of the windows either moves by some tenths of a per cent when scales change by a thousandth.
+    assert!(difference.abs() < 0.003, "{difference}");
 }
 
 /// Perplexity of W8A8 whose inputs have the steps of the calibrated codes but no ends, and whose outputs have the steps of theirs,

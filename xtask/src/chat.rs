@@ -23,6 +23,9 @@ const CALIBRATION: &str = "models/demo/calibration.txt";
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let model = model::by_name(&args.model)?;
+    if !model.runs {
+        anyhow::bail!("{} has an architecture that coexec cannot import yet: ask another model", model.name);
+    }
     let gguf = model.ensure()?;
     let packed = model::directory().join(format!("{}.q8.coexec", model.name));
     // A file of an older coexec, or of another model under this name, is made anew.

@@ -23,7 +23,7 @@ pub(crate) struct Model {
     pieces: &'static [(Wheel, &'static str)],
     licence: &'static str,
     /// Whether coexec can import it.
-    runs: bool,
+    pub(crate) runs: bool,
 }
 
 macro_rules! piece {
