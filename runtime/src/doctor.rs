@@ -135,8 +135,8 @@ fn npu(notes: &mut Notes, options: &DoctorOptions) -> bool {
         Err(error) => {
             let advice = match Target::here() {
                 Target::Emulation => {
-                    "on x86-64 Linux run `cargo xtask qnn` in coexec's repository, or name the folder of \
-                    libQnnHtp.so with --qnn-lib or COEXEC_QNN_LIB_DIR"
+                    "on x86-64 Linux run export COEXEC_QNN_LIB_DIR=$(cargo xtask qnn) in coexec's repository, or name the \
+                    folder of libQnnHtp.so with --qnn-lib"
                 }
                 Target::Device => {
                     "put libQnnHtp.so, libQnnSystem.so, the Stub and the Skel of one SDK version beside the \
