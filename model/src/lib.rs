@@ -18,6 +18,7 @@ pub mod format;
 pub mod layout;
 mod limits;
 pub mod mmap;
+pub mod output;
 pub mod packed;
 pub mod quant;
 pub mod random;

@@ -21,12 +21,19 @@ impl Mapping {
     pub fn open(path: &Path) -> io::Result<Self> {
         // A FIFO would block in open(2), a device has no length: look before opening, and again after.
         refuse_special(&std::fs::metadata(path)?)?;
-        let file = File::open(path)?;
+        Self::of(&File::open(path)?)
+    }
+
+    /// Maps an open file, as it is now.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn of(file: &File) -> io::Result<Self> {
         refuse_special(&file.metadata()?)?;
         // SAFETY: the map is private to `Self`, read-only, and hands out `&[u8]` bounded by its own lifetime. That the
         // file is not changed underneath is the documented duty of whoever owns the file (module head).
         #[expect(unsafe_code, reason = "mapping a file is unsafe because other processes can change it")]
-        let map = unsafe { memmap2::Mmap::map(&file)? };
+        let map = unsafe { memmap2::Mmap::map(file)? };
         Ok(Self { map })
     }
 

@@ -94,6 +94,10 @@ impl ModelSource for FirstLayers<'_> {
     fn read_rows(&self, name: TensorName, rows: Range<usize>, out: &mut Vec<f32>) -> Result<(), SourceError> {
         self.source.read_rows(name, rows, out)
     }
+    fn read_files(&self) -> coexec::model::output::ReadFiles {
+        self.source.read_files()
+    }
+
     fn describe(&self) -> String {
         format!("{}, first {} layers", self.source.describe(), self.config.num_hidden_layers)
     }

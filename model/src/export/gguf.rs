@@ -6,7 +6,7 @@
 use super::{encode, metadata, vocabulary};
 use crate::{
     DecoderConfig, LayerIdx, LayerTensor, TensorName,
-    packed::{Output, PackedError},
+    output::{OutputError, OutputFile},
     source::{
         Encoding, ModelSource, SourceError,
         gguf::MAGIC,
@@ -66,7 +66,7 @@ pub enum ExportError {
     Source(#[from] SourceError),
     /// The file cannot be written.
     #[error(transparent)]
-    Output(#[from] PackedError),
+    Output(#[from] OutputError),
     /// GGUF has no way to say what the configuration says.
     #[error("cannot be a GGUF file: `{field}`: {reason}")]
     Config {
@@ -201,8 +201,8 @@ pub fn write_gguf(
         tensor_info("rope_freqs.weight", &[factors.len()], Encoding::F32, offset, 4 * factors.len() as u64, &mut head);
     }
 
-    let mut out = Output::create(path)?;
-    out.write(&head)?;
+    let mut out = OutputFile::create(path, &source.read_files())?;
+    out.put(&head)?;
     let total = planned.iter().map(|p| (p.rows * p.cols) as u64).sum();
     let mut done = 0;
     for p in &planned {
@@ -214,12 +214,12 @@ pub fn write_gguf(
     }
     out.align(ALIGNMENT)?;
     if let Some(factors) = &rope_factors {
-        out.write(bytemuck_le(factors).as_slice())?;
+        out.put(bytemuck_le(factors).as_slice())?;
         out.align(ALIGNMENT)?;
     }
     let (path, bytes) = (out.path().to_owned(), out.at_bytes());
     out.seal(MAGIC)?;
-    out.publish()?;
+    out.finish()?;
     let of_head = |p: &&Planned| matches!(p.part.kind, PartKind::Head | PartKind::Embed);
     let head = planned.iter().rfind(of_head).map_or(options.weights, |p| p.encoding);
     Ok(GgufSummary { path, bytes, tensors: planned.len(), head, vocabulary })
@@ -242,7 +242,7 @@ fn tensor_info(name: &str, dims: &[usize], encoding: Encoding, offset: u64, byte
 fn write_tensor(
     source: &dyn ModelSource,
     p: &Planned,
-    out: &mut Output,
+    out: &mut OutputFile,
     advance: &mut dyn FnMut(usize) -> bool,
 ) -> Result<(), ExportError> {
     let range = |row| ExportError::Range { tensor: p.file_name.clone(), row, encoding: p.encoding };
@@ -251,7 +251,7 @@ fn write_tensor(
         source.read_rows(p.name, 0..1, &mut rows)?;
         let values: Vec<f32> = (0..p.cols).map(|i| rows[p.first + p.our_row(i)]).collect();
         encode::encode(p.encoding, &values, &mut bytes).map_err(|()| range(0))?;
-        out.write(&bytes)?;
+        out.put(&bytes)?;
         return if advance(p.cols) { Ok(()) } else { Err(ExportError::Cancelled) };
     }
     // Whole heads, so that a permuted row comes from its own block.
@@ -273,7 +273,7 @@ fn write_tensor(
             }
             .map_err(|()| range(at))?;
         }
-        out.write(&bytes)?;
+        out.put(&bytes)?;
         if !advance((last - first) * p.cols) {
             return Err(ExportError::Cancelled);
         }

@@ -4,6 +4,7 @@ use crate::{
     DecoderConfig, LayerTensor, TensorName, TokenizerData, WeightFormat,
     align::AlignedBytes,
     layout::{self, GROUP, PANEL_ROWS, Panel},
+    output::ReadFiles,
     packed::{PackedFile, TensorEntry, TensorKind},
     quant::Q4sGroup,
     source::{ModelSource, Q4Rows, SourceError},
@@ -122,6 +123,10 @@ impl ModelSource for PackedSource {
             out.push((0..panel.k / GROUP).map(group).collect());
         })?;
         Ok(true)
+    }
+
+    fn read_files(&self) -> ReadFiles {
+        self.0.path().into_iter().collect()
     }
 
     fn describe(&self) -> String {

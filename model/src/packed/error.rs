@@ -1,6 +1,6 @@
 //! What can go wrong with a packed file: what, where, and what to do.
 
-use crate::TensorName;
+use crate::{TensorName, output::OutputError};
 use std::{io, path::PathBuf};
 
 /// An error of the packed file's reader or writer. `file` is the path, or says that the model is in memory.
@@ -19,6 +19,9 @@ pub enum PackedError {
         /// The system's answer.
         source: io::Error,
     },
+    /// The file cannot be written.
+    #[error(transparent)]
+    Output(#[from] OutputError),
     /// The file does not start as a packed file does.
     #[error("{file}: not a coexec file: {hint}")]
     NotPacked {
@@ -158,17 +161,7 @@ pub enum PackedError {
 
 impl PackedError {
     pub(crate) fn io(path: &std::path::Path, action: &'static str, source: io::Error) -> Self {
-        let hint = match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                ": free some space there, or choose another place"
-            }
-            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
-                ": check the permissions, or choose another place"
-            }
-            io::ErrorKind::NotFound => ": check the path; directories are not created",
-            io::ErrorKind::FileTooLarge => ": the file system or a limit allows no file this large",
-            _ => "",
-        };
+        let hint = crate::output::hint(&source);
         Self::Io { path: path.to_owned(), action, hint, source }
     }
 }

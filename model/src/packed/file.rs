@@ -12,6 +12,7 @@ use std::{
     ops::Range,
     path::{Path, PathBuf},
 };
+use std::{fs::File, io};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 /// Where the bytes of a file are.
@@ -106,7 +107,16 @@ impl PackedFile {
     /// When the file cannot be mapped, is no packed file of this version and layout, or is damaged or inconsistent in
     /// anything but the contents of tiles.
     pub fn open(path: &Path) -> Result<Self, PackedError> {
-        let map = Mapping::open(path).map_err(|e| PackedError::io(path, "open", e))?;
+        Self::of_mapping(path, Mapping::open(path))
+    }
+
+    /// The open file that is going to be `path`.
+    pub(crate) fn open_file(file: &File, path: &Path) -> Result<Self, PackedError> {
+        Self::of_mapping(path, Mapping::of(file))
+    }
+
+    fn of_mapping(path: &Path, map: io::Result<Mapping>) -> Result<Self, PackedError> {
+        let map = map.map_err(|e| PackedError::io(path, "open", e))?;
         let mut file = Self::new(Storage::Mapped(map), path.display().to_string())?;
         file.path = Some(path.to_owned());
         Ok(file)

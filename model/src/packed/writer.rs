@@ -12,11 +12,11 @@ use super::{
     codec::EncodedTile,
     encode,
     index::{Index, TensorEntry, TensorKind},
-    output::Output,
     wire::{self, Header, RECORD_BYTES, TileRecord},
 };
 use crate::{
     Calibration, DecoderConfig, TensorName, TokenizerData, WeightFormat,
+    output::{OutputFile, ReadFiles},
     quant::{Q4sGroup, QuantRow},
 };
 use std::{collections::HashSet, path::Path};
@@ -81,7 +81,7 @@ struct Open {
 
 /// Writes a packed file.
 pub struct PackedWriter {
-    out: Output,
+    out: OutputFile,
     options: PackedOptions,
     label: String,
     entries: Vec<TensorEntry>,
@@ -92,16 +92,19 @@ pub struct PackedWriter {
 }
 
 impl PackedWriter {
-    /// Starts a temporary file beside `path`. Nothing stands under `path` itself before [`Self::finish`].
+    /// Starts a file at `path`, where nothing stands before [`Self::finish`].
     ///
     /// # Errors
-    /// When `path` is a directory or special, its directory cannot be written, or an option is out of range.
+    /// Those of [`OutputFile::create`]; when an option is out of range.
     pub fn create(path: &Path, options: PackedOptions) -> Result<Self, PackedError> {
-        let out = Output::create(path)?;
-        Self::with_output(out, options)
+        Self::new(OutputFile::create(path, &ReadFiles::none())?, options)
     }
 
-    pub(crate) fn with_output(mut out: Output, options: PackedOptions) -> Result<Self, PackedError> {
+    /// Starts a file whose place was claimed.
+    ///
+    /// # Errors
+    /// When an option is out of range.
+    pub fn new(mut out: OutputFile, options: PackedOptions) -> Result<Self, PackedError> {
         let label = out.path().display().to_string();
         let bad = |reason| Err(PackedError::Writer { file: label.clone(), reason });
         if !(-7..=22).contains(&options.zstd_level) {
@@ -111,7 +114,7 @@ impl PackedWriter {
             return bad(format!("{} threads are not 1 to 64", options.threads));
         }
         // The header's place; zeros are no magic, so an unfinished file is never taken for a finished one.
-        out.write(&[0; wire::HEADER_BYTES])?;
+        out.put(&[0; wire::HEADER_BYTES])?;
         Ok(Self {
             out,
             options,
@@ -247,7 +250,7 @@ impl PackedWriter {
         let tiles_offset = self.out.at_bytes();
         let table: Vec<u8> = self.tiles.iter().flat_map(TileRecord::encode).collect();
         debug_assert_eq!(table.len(), self.tiles.len() * RECORD_BYTES);
-        self.out.write(&table)?;
+        self.out.put(&table)?;
 
         let index_offset = self.out.at_bytes();
         let json = serde_json::to_vec(&index)
@@ -264,7 +267,7 @@ impl PackedWriter {
             None
         };
         let stored = frame.as_ref().unwrap_or(&json);
-        self.out.write(stored)?;
+        self.out.put(stored)?;
 
         let header = Header {
             flags: if frame.is_some() { wire::FLAG_INDEX_ZSTD } else { 0 },
@@ -278,11 +281,10 @@ impl PackedWriter {
             index_checksum: xxh3_64(stored),
             tiles_checksum: xxh3_64(&table),
         };
-        let temp = self.out.seal(&header.encode())?.to_owned();
-        let mut summary = PackedFile::open(&temp)?.summary();
-        self.out.path().clone_into(&mut summary.path);
+        let written = self.out.seal(&header.encode())?;
+        let summary = PackedFile::open_file(&written, self.out.path())?.summary();
         let Self { out, .. } = self;
-        out.publish()?;
+        out.finish()?;
         tracing::debug!(path = %summary.path.display(), bytes = summary.file_bytes, "packed file written");
         Ok(summary)
     }
@@ -463,7 +465,7 @@ impl PackedWriter {
             self.out.align(RAW_ALIGN_BYTES)?;
         }
         let offset = self.out.at_bytes();
-        self.out.write(&tile.stored)?;
+        self.out.put(&tile.stored)?;
         // Both fit: a tile has at most MAX_TILE_BYTES, and is never stored longer than it is.
         let (stored_bytes, raw_bytes) = (tile.stored.len() as u32, tile.raw_bytes as u32);
         self.tiles.push(TileRecord { offset, stored_bytes, raw_bytes, checksum: tile.checksum, codec: tile.codec });

@@ -29,6 +29,7 @@ pub use encoding::Encoding;
 pub(crate) use encoding::q4_0_groups;
 pub use error::SourceError;
 
+use crate::output::ReadFiles;
 use crate::quant::Q4sGroup;
 use crate::{DecoderConfig, TensorName, TokenizerData};
 use std::ops::Range;
@@ -71,6 +72,11 @@ pub trait ModelSource: Send + Sync {
 
     /// One line for people: format, path, architecture, size, element type.
     fn describe(&self) -> String;
+
+    /// The files that the model is read from, which nothing that is made of it may replace.
+    fn read_files(&self) -> ReadFiles {
+        ReadFiles::none()
+    }
 }
 
 macro_rules! source_behind_a_pointer {
@@ -98,6 +104,9 @@ macro_rules! source_behind_a_pointer {
             }
             fn describe(&self) -> String {
                 (**self).describe()
+            }
+            fn read_files(&self) -> ReadFiles {
+                (**self).read_files()
             }
         }
     };

@@ -8,6 +8,7 @@ use super::packed_ints::{Files, PackedInts};
 use super::parts::{Part, all_parts, parts_of};
 use super::{ModelSource, Q4Rows, SourceError};
 use crate::mmap::Mapping;
+use crate::output::ReadFiles;
 use crate::{DecoderConfig, TensorName, TokenizerData};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -85,6 +86,8 @@ impl Located {
 pub(crate) struct Store {
     config: DecoderConfig,
     tokenizer: TokenizerData,
+    /// The file or the directory.
+    path: PathBuf,
     files: Vec<StoreFile>,
     parts: BTreeMap<Part, Located>,
     description: String,
@@ -143,7 +146,7 @@ impl Store {
             parts.insert(part, Located { name, file, bytes, encoding, packed, rows, cols, interleaved_head_dim });
         }
         let description = describe(format, naming.path, &config, &parts);
-        Ok(Self { config, tokenizer, files, parts, description })
+        Ok(Self { config, tokenizer, path: naming.path.to_owned(), files, parts, description })
     }
 
     fn part(&self, part: Part, name: TensorName) -> Result<(&Located, &StoreFile), SourceError> {
@@ -264,6 +267,11 @@ impl ModelSource for Store {
             }
         }
         Ok(true)
+    }
+
+    fn read_files(&self) -> ReadFiles {
+        let paths = self.files.iter().map(|file| &file.path);
+        [&self.path].into_iter().chain(paths).collect()
     }
 
     fn describe(&self) -> String {

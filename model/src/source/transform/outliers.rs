@@ -253,6 +253,10 @@ impl<S: ModelSource> ModelSource for LoudNeurons<S> {
         self.inner.read_q4_0_rows(name, rows, out)
     }
 
+    fn read_files(&self) -> crate::output::ReadFiles {
+        self.inner.read_files()
+    }
+
     fn describe(&self) -> String {
         format!("{}, {} loud neurons per layer that cancel", self.inner.describe(), self.loud)
     }

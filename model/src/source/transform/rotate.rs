@@ -235,6 +235,10 @@ impl<S: ModelSource> ModelSource for Rotated<S> {
         Ok(())
     }
 
+    fn read_files(&self) -> crate::output::ReadFiles {
+        self.inner.read_files()
+    }
+
     fn describe(&self) -> String {
         format!("{}, residual stream and V heads rotated", self.inner.describe())
     }

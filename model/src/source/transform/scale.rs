@@ -191,6 +191,10 @@ impl<S: ModelSource> ModelSource for Scaled<S> {
         self.inner.read_q4_0_rows(name, rows, out)
     }
 
+    fn read_files(&self) -> crate::output::ReadFiles {
+        self.inner.read_files()
+    }
+
     fn describe(&self) -> String {
         let scaled = self.scales.layers.iter().flatten().flatten().count();
         format!("{}, input channels of {scaled} linears scaled", self.inner.describe())
