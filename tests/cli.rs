@@ -9,7 +9,7 @@ use std::{
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
-use support::{demo_dir, root, skip};
+use support::{demo_dir, root};
 
 fn coexec(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coexec"));
@@ -256,28 +256,6 @@ fn a_flawed_generation_config_is_one_line_and_no_end() {
         assert_eq!(warnings.len(), 1, "{stderr}");
         assert!(warnings[0].contains("generation_config.json") && warnings[0].contains(words), "{stderr}");
         fs::remove_file(&target).expect("remove");
-    }
-}
-
-#[test]
-fn unwritable_and_full_outputs_are_errors() {
-    fails(&["import", text(&demo_dir()), "/no/such/dir/out.coexec"], &["/no/such/dir"]);
-    fails(&["run", "a", "--max-tokens", "1", "--trace", "/no/such/dir/t.json"], &["/no/such/dir"]);
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let mount =
-        |args: &[&str]| Command::new("mount").args(args).arg(dir.path()).output().is_ok_and(|o| o.status.success());
-    if !mount(&["-t", "tmpfs", "-o", "size=256k", "tmpfs"]) {
-        skip("cli::unwritable_and_full_outputs_are_errors", "cannot mount a small tmpfs to fill");
-        return;
-    }
-    let out = dir.path().join("out.coexec");
-    let result = std::panic::catch_unwind(|| {
-        fails(&["import", text(&demo_dir()), text(&out)], &["out.coexec", "space"]);
-        assert_eq!(fs::read_dir(dir.path()).expect("dir").count(), 0, "no unfinished file is left");
-    });
-    assert!(Command::new("umount").arg(dir.path()).status().is_ok_and(|s| s.success()), "umount");
-    if let Err(panic) = result {
-        std::panic::resume_unwind(panic);
     }
 }
 

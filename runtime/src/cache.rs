@@ -9,6 +9,7 @@
 //! are the system's (`flock`): they go with their process, however that ends.
 
 use crate::RuntimeError;
+use coexec_model::output::write_whole;
 use coexec_scheduler::CancelToken;
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
@@ -154,7 +155,7 @@ impl Cache {
         let guard = Unfinished(temp.clone());
         fs::create_dir_all(&temp).map_err(|e| self.cannot_write(&temp, &e))?;
         make(&temp)?;
-        fs::write(temp.join(LABEL), wanted.label).map_err(|e| self.cannot_write(&temp, &e))?;
+        write_whole(&temp.join(LABEL), wanted.label.as_bytes())?;
         let path = self.path(wanted);
         let parent = self.root.join(wanted.kind);
         fs::create_dir_all(&parent).map_err(|e| self.cannot_write(&parent, &e))?;

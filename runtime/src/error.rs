@@ -9,6 +9,9 @@ pub enum RuntimeError {
     /// The packed file is missing, damaged or does not fit.
     #[error(transparent)]
     Packed(#[from] coexec_model::packed::PackedError),
+    /// A file cannot be written.
+    #[error(transparent)]
+    Output(#[from] coexec_model::output::OutputError),
     /// The model to import is missing, damaged or not supported.
     #[error(transparent)]
     Source(#[from] coexec_model::source::SourceError),

@@ -17,6 +17,7 @@ use coexec_cpu::{Ctx, Kernels, Pool};
 use coexec_model::{
     Calibration, DecoderConfig, LayerIdx, LayerTensor, LinearCalibration, LinearKind, TensorName, Treatment,
     WeightFormat,
+    output::{OutputFile, ReadFiles},
     packed::{PackedOptions, PackedSummary, PackedWriter},
     quant::{QuantRow, Quantizer},
     source::ModelSource,
@@ -52,6 +53,8 @@ pub struct ImportOptions {
     pub zstd_level: i32,
     /// Nothing is compressed: a larger file, which is mapped in place and opens without decompressing anything.
     pub raw: bool,
+    /// Files that are read for this import beside the source's: the output may be none of them.
+    pub read: ReadFiles,
     /// Stops the import between blocks; the unfinished file is removed.
     pub cancel: CancelToken,
 }
@@ -71,6 +74,7 @@ impl Default for ImportOptions {
             threads: 0,
             zstd_level: 3,
             raw: false,
+            read: ReadFiles::none(),
             cancel: CancelToken::new(),
         }
     }
@@ -140,6 +144,17 @@ struct Importer<'a> {
     pool: Pool,
 }
 
+/// The place of an import's file, claimed before the work begins: neither a file of the source nor one of
+/// [`ImportOptions::read`].
+///
+/// # Errors
+/// Those of [`OutputFile::create`].
+pub(crate) fn claim(source: &dyn ModelSource, out: &Path, options: &ImportOptions) -> Result<OutputFile, RuntimeError> {
+    let mut read = source.read_files();
+    read.extend(options.read.clone());
+    Ok(OutputFile::create(out, &read)?)
+}
+
 /// Imports `source` into a packed file at `out`.
 ///
 /// # Errors
@@ -148,6 +163,16 @@ struct Importer<'a> {
 pub fn import(
     source: &dyn ModelSource,
     out: &Path,
+    options: &ImportOptions,
+    progress: OnImport<'_>,
+) -> Result<PackedSummary, RuntimeError> {
+    import_into(source, claim(source, out, options)?, options, progress)
+}
+
+/// The same into a place that was claimed.
+pub(crate) fn import_into(
+    source: &dyn ModelSource,
+    out: OutputFile,
     options: &ImportOptions,
     progress: OnImport<'_>,
 ) -> Result<PackedSummary, RuntimeError> {
@@ -179,7 +204,7 @@ pub fn import(
     if options.raw {
         packing.min_gain_percent = 101; // nothing gains more than everything
     }
-    let writer = PackedWriter::create(out, packing)?;
+    let writer = PackedWriter::new(out, packing)?;
     let quantize = Quantize::new(source, options.weights, options.quantizer);
     let (plan, pool) = (Plan::Rows(options.quantizer, None), Pool::new(threads(options.threads)));
     let mut importer = Importer { source, options, work: &work, writer, quantize, plan, pool };

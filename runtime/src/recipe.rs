@@ -17,13 +17,14 @@
 use crate::{
     RuntimeError,
     calibrate::ScaleMethod,
-    import::{ImportOptions, ImportProgress, import},
+    import::{self, ImportOptions, ImportProgress, import_into},
     schedule::{self, ScheduleOptions},
     text::{Special, Tokenizer},
     transform::{SMOOTH_ALPHA, WatchedText, awq, smooth},
 };
 use coexec_model::{
     Treatment, WeightFormat,
+    output::{OutputFile, ReadFiles},
     packed::PackedSummary,
     quant::Quantizer,
     source::{
@@ -151,6 +152,9 @@ pub fn share(text: &str) -> Option<f64> {
     number.trim().parse::<f64>().ok().map(|v| v * unit).filter(|v| (1e-6..=10.0).contains(v))
 }
 
+/// What is done with a transformed model.
+pub type OnTransformed<'a, T> = Box<dyn FnOnce(&dyn ModelSource) -> Result<T, RuntimeError> + 'a>;
+
 /// Calls `f` with `source` as the transforms make it, for linears that will be quantised as `weights`.
 ///
 /// # Errors
@@ -160,7 +164,7 @@ pub fn transformed<T>(
     transforms: &[Transform],
     text: Option<&WatchedText<'_>>,
     weights: (WeightFormat, Quantizer),
-    f: &mut dyn FnMut(&dyn ModelSource) -> Result<T, RuntimeError>,
+    f: OnTransformed<'_, T>,
 ) -> Result<T, RuntimeError> {
     let Some((first, rest)) = transforms.split_first() else { return f(source) };
     let watched = |value: &str| {
@@ -243,10 +247,11 @@ pub fn cook(
     let watched = |text| WatchedText { text, max_tokens, threads, cancel, progress: &watching };
     let text = calibrate.as_deref().map(watched);
     let weights = (options.weights, options.quantizer);
-    let import_to = |path: &Path| {
-        transformed(source, &recipe.transforms, text.as_ref(), weights, &mut |source| {
-            import(source, path, &options, &|p| progress(CookProgress::Importing(p)))
-        })
+    let out = import::claim(source, out, &options)?;
+    let import_to = |out: OutputFile| {
+        let pack =
+            |source: &dyn ModelSource| import_into(source, out, &options, &|p| progress(CookProgress::Importing(p)));
+        transformed(source, &recipe.transforms, text.as_ref(), weights, Box::new(pack))
     };
     let (Some(Activations::Auto { max_quality_loss }), Some(text)) = (recipe.activations, &options.calibrate) else {
         return import_to(out);
@@ -259,14 +264,12 @@ pub fn cook(
     let later = &text[middle..];
     check_length(source, later, &how)?;
     // A file that nothing was decided about never has the final name.
-    let io = |source| RuntimeError::Io { path: out.display().to_string(), source };
-    let dir = out.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let named = tempfile::Builder::new().prefix(".measured-").suffix(".partial").tempfile_in(dir).map_err(io)?;
-    let temporary = named.into_temp_path();
-    import_to(&temporary)?;
+    let dir = out.partial_dir()?;
+    let undecided = dir.path().join("undecided.coexec");
+    import_to(OutputFile::create(&undecided, &ReadFiles::none())?)?;
     let measuring = |done, total| progress(CookProgress::Measuring { done, total });
-    let decision = schedule::decide(&temporary, later, &how, &measuring)?;
-    schedule::store(&temporary, &decision, out)
+    let decision = schedule::decide(&undecided, later, &how, &measuring)?;
+    schedule::store_into(&undecided, &decision, out)
 }
 
 /// Refuses a text that is too short to measure on.

@@ -18,6 +18,7 @@ use crate::{
 };
 use coexec_model::{
     Calibration, DecoderConfig, LinearCalibration, LinearKind, Schedule, Treatment,
+    output::{OutputFile, ReadFiles},
     packed::{PackedFile, PackedOptions, PackedSummary, PackedWriter},
 };
 use coexec_scheduler::{CancelToken, PolicyKind, simulate};
@@ -434,6 +435,14 @@ pub fn decide(
 /// # Errors
 /// When the file cannot be read or the copy not be written; `out` then stays as it was.
 pub fn store(path: &Path, decision: &Decision, out: &Path) -> Result<PackedSummary, RuntimeError> {
+    store_into(path, decision, OutputFile::create(out, &ReadFiles::none())?)
+}
+
+/// The same into a place that was claimed.
+///
+/// # Errors
+/// Those of [`store`].
+pub fn store_into(path: &Path, decision: &Decision, out: OutputFile) -> Result<PackedSummary, RuntimeError> {
     let file = PackedFile::open(path)?;
     let mut calibration = file.calibration().ok_or(RuntimeError::NotCalibrated)?.clone();
     if let Some(chosen) = decision.candidates.get(decision.chosen) {
@@ -442,7 +451,7 @@ pub fn store(path: &Path, decision: &Decision, out: &Path) -> Result<PackedSumma
     for (layer, divergence) in calibration.layers.iter_mut().zip(&decision.divergence) {
         layer.iter_mut().zip(divergence).for_each(|(linear, d)| linear.importance = d.importance() as f32);
     }
-    let mut writer = PackedWriter::create(out, PackedOptions::default())?;
+    let mut writer = PackedWriter::new(out, PackedOptions::default())?;
     for entry in file.tensors() {
         writer.copy(&file, entry)?;
     }

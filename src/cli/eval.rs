@@ -1,16 +1,17 @@
 //! `coexec eval`: perplexity over a text, logits of a prompt.
 
-use super::shared::{EngineArgs, Format, read_text, write_file};
+use super::shared::{EngineArgs, Format, read_text};
 use clap::{Args, Subcommand};
 use coexec::{
     CancelToken, Engine, EngineOptions, NpuChoice,
+    model::output::OutputFile,
     runtime::eval::{self, Reference, Windows},
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use npyz::WriterBuilder as _;
 use std::{
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 #[derive(Debug, Args)]
@@ -113,11 +114,12 @@ pub(crate) fn eval(args: &EvalArgs, cancel: &CancelToken) -> anyhow::Result<()> 
         }
         EvalCommand::Sweep(args) => super::sweep::sweep(args, cancel),
         EvalCommand::Logits { prompt, out, engine } => {
+            let file = OutputFile::create(out, &engine.read_files()?)?;
             let opened = engine.engine()?;
             let result = eval::prompt_logits(&opened, prompt, cancel)?;
             let vocab = opened.model().config().vocab_size as usize;
             let ids: Vec<i64> = result.ids.iter().map(|t| i64::from(t.0)).collect();
-            write_npz(out, &ids, &result.logits, vocab)?;
+            write_npz(file, &ids, &result.logits, vocab)?;
             eprintln!("{}: ids [{}], logits [{}, {vocab}]", out.display(), ids.len(), ids.len());
             Ok(())
         }
@@ -132,7 +134,7 @@ fn npy<T: npyz::Serialize + npyz::AutoSerialize + Copy>(shape: &[u64], data: &[T
     Ok(bytes)
 }
 
-fn write_npz(path: &Path, ids: &[i64], logits: &[f32], vocab: usize) -> anyhow::Result<()> {
+fn write_npz(out: OutputFile, ids: &[i64], logits: &[f32], vocab: usize) -> anyhow::Result<()> {
     let mut zipped = io::Cursor::new(Vec::new());
     let mut zip = zip::ZipWriter::new(&mut zipped);
     let options = zip::write::SimpleFileOptions::default();
@@ -143,5 +145,5 @@ fn write_npz(path: &Path, ids: &[i64], logits: &[f32], vocab: usize) -> anyhow::
         zip.write_all(&data)?;
     }
     zip.finish()?;
-    write_file(path, |out| out.write_all(zipped.get_ref()))
+    Ok(out.fill(|out| out.write_all(zipped.get_ref()))?)
 }

@@ -110,7 +110,8 @@ impl PackArgs {
 pub(crate) fn import(args: &ImportArgs, cancel: &CancelToken) -> anyhow::Result<()> {
     let text = args.calibrate.as_deref().map(read_text).transpose()?;
     let source = source::open(&args.source)?;
-    let options = args.common.options(Quantizer::default(), text, cancel)?;
+    let mut options = args.common.options(Quantizer::default(), text, cancel)?;
+    options.read = args.calibrate.iter().collect();
     if let (Some(seed), Some(text)) = (args.outliers, &options.calibrate) {
         let (max_tokens, threads, cancel) = (options.calibration_tokens, options.threads, cancel.clone());
         let watched = WatchedText { max_tokens, threads, cancel, ..WatchedText::new(text) };

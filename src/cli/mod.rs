@@ -11,6 +11,7 @@ mod export;
 mod import;
 mod inspect;
 mod limits;
+mod output;
 mod plan;
 mod progress;
 mod run;

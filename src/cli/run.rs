@@ -1,10 +1,14 @@
 //! `coexec run`, and `coexec` alone: generate text, stream it, print what was measured.
 
-use super::shared::{EngineArgs, Format, parameters, read_text, write_file};
+use super::{
+    output::claim,
+    shared::{EngineArgs, Format, parameters, read_text},
+};
 use anyhow::Context as _;
 use clap::Args;
 use coexec::{
     CancelToken, Engine, FinishReason, GenerateRequest, Generation, RuntimeError, SamplerOptions, Special,
+    model::output::OutputFile,
     runtime::{
         prefill::PrefillOutput,
         text::{ChatPrompt, ChatTemplate, Message, RenderOptions},
@@ -14,7 +18,7 @@ use coexec::{
 use serde::Serialize;
 use std::{
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 #[derive(Debug, Args)]
@@ -172,6 +176,9 @@ fn default_prompt() -> &'static str {
 }
 
 pub(crate) fn run(args: &RunArgs, cancel: &CancelToken) -> anyhow::Result<()> {
+    let mut read = args.engine.read_files()?;
+    read.extend(args.prompt_file.iter().collect());
+    let [trace, timeline] = claim([args.trace.as_deref(), args.timeline.as_deref()], &read)?;
     let engine = args.engine.engine()?;
     let (prompt, ids) = args.prompt(&engine)?;
     let request = GenerateRequest {
@@ -191,11 +198,11 @@ pub(crate) fn run(args: &RunArgs, cancel: &CancelToken) -> anyhow::Result<()> {
     }
     let generation = generate(&engine, &request, text)?;
     let title = format!("{}, {} tokens", args.engine.model_name(), request.prompt.len());
-    if let Some(path) = &args.trace {
-        write_trace(path, &title, &generation.prefill)?;
+    if let Some(file) = trace {
+        write_trace(file, &title, &generation.prefill)?;
     }
-    if let Some(path) = &args.timeline {
-        write_timeline(path, &title, &generation.prefill)?;
+    if let Some(file) = timeline {
+        write_timeline(file, &title, &generation.prefill)?;
     }
     if text {
         println!();
@@ -323,12 +330,12 @@ fn summary(engine: &Engine, g: &Generation, prompt_tokens: usize) -> String {
     text
 }
 
-fn write_trace(path: &Path, title: &str, prefill: &PrefillOutput) -> anyhow::Result<()> {
+fn write_trace(file: OutputFile, title: &str, prefill: &PrefillOutput) -> anyhow::Result<()> {
     let meta = TraceMeta { title: title.to_owned(), simulated: None, flows: false };
-    write_file(path, |out| write_chrome_trace(&prefill.plan.graph, &prefill.report, out, meta))
+    Ok(file.fill(|out| write_chrome_trace(&prefill.plan.graph, &prefill.report, out, meta))?)
 }
 
-fn write_timeline(path: &Path, title: &str, prefill: &PrefillOutput) -> anyhow::Result<()> {
+fn write_timeline(file: OutputFile, title: &str, prefill: &PrefillOutput) -> anyhow::Result<()> {
     let options = TimelineOptions { title: title.to_owned(), ..TimelineOptions::default() };
-    write_file(path, |out| write_timeline_svg(&prefill.plan.graph, &prefill.report, out, &options))
+    Ok(file.fill(|out| write_timeline_svg(&prefill.plan.graph, &prefill.report, out, &options))?)
 }

@@ -1,6 +1,9 @@
 //! `coexec schedule`: how each linear runs on the NPU, decided by measurement and stored in the file.
 
-use super::shared::{Format, parse_percent, read_text, work_bar};
+use super::{
+    output::{claim, read_files},
+    shared::{Format, parse_percent, read_text, work_bar},
+};
 use clap::Args;
 use coexec::{
     CancelToken, EngineOptions,
@@ -60,6 +63,10 @@ pub(crate) fn schedule(args: &ScheduleArgs, cancel: &CancelToken) -> anyhow::Res
         ..ScheduleOptions::default()
     };
     options.engine.validate()?;
+    // Without --out the model's own file is what is written.
+    let read = read_files([Some(&*args.text), args.out.as_ref().map(|_| &*args.model)]);
+    let out = (!args.dry_run).then(|| args.out.as_ref().unwrap_or(&args.model));
+    let [file] = claim([out.map(|p| &**p)], &read)?;
     let bar = work_bar()?.with_message("measuring linears");
     let decision = schedule::decide(&args.model, &read_text(&args.text)?, &options, &|done, total| {
         bar.set_length(total as u64);
@@ -71,10 +78,10 @@ pub(crate) fn schedule(args: &ScheduleArgs, cancel: &CancelToken) -> anyhow::Res
         Format::Json => println!("{}", serde_json::to_string(&decision)?),
         Format::Text => print(&decision),
     }
-    if !args.dry_run {
-        let out = args.out.as_ref().unwrap_or(&args.model);
-        schedule::store(&args.model, &decision, out)?;
-        eprintln!("-> {}", out.display());
+    if let Some(file) = file {
+        let path = file.path().to_owned();
+        schedule::store_into(&args.model, &decision, file)?;
+        eprintln!("-> {}", path.display());
     }
     Ok(())
 }

@@ -1,11 +1,11 @@
 //! Arguments that several commands have, and how a model is opened from them.
 
-use super::progress::CompilePrinter;
+use super::{output::read_files, progress::CompilePrinter};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use coexec::{
     Engine, EngineOptions, KvDtype, NpuChoice, PolicyKind, ScheduleChoice,
-    model::packed::PackedFile,
+    model::{output::ReadFiles, packed::PackedFile},
     npu::{decoder::Activation, qnn::PerformancePolicy},
     runtime::{
         cache::{self, Cache},
@@ -17,7 +17,6 @@ use coexec::{
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
     fs,
-    io::{self, Write},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -253,6 +252,12 @@ impl EngineArgs {
         Ok(Engine::new(self.packed()?, self.options()?)?)
     }
 
+    /// The files that an engine is made of.
+    pub(crate) fn read_files(&self) -> anyhow::Result<ReadFiles> {
+        let model = self.model_path()?;
+        Ok(read_files([model.as_deref(), self.npu_dir.as_deref()]))
+    }
+
     /// What the model is called in tables.
     pub(crate) fn model_name(&self) -> String {
         self.model.as_ref().map_or_else(|| "demo (embedded)".to_owned(), |p| p.display().to_string())
@@ -335,23 +340,6 @@ pub(crate) fn work_bar() -> anyhow::Result<ProgressBar> {
 pub(crate) fn read_text(path: &Path) -> anyhow::Result<String> {
     let bytes = fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
     String::from_utf8(bytes).with_context(|| format!("`{}` is not UTF-8 text", path.display()))
-}
-
-/// Writes a file through `write`, under its name only when complete.
-pub(crate) fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> anyhow::Result<()> {
-    let name = || format!("cannot write `{}`", path.display());
-    let temp = path.with_extension("tmp");
-    let result = (|| {
-        let mut file = io::BufWriter::new(fs::File::create(&temp)?);
-        write(&mut file)?;
-        file.flush()?;
-        fs::rename(&temp, path)
-    })();
-    if result.is_err() {
-        // The first error is the one to report.
-        let _ = fs::remove_file(&temp);
-    }
-    result.with_context(name)
 }
 
 #[cfg(test)]

@@ -1,7 +1,10 @@
 //! `coexec simulate`: a prefill's schedule on a virtual clock, policy by policy. Every number is labelled simulated, with
 //! the profile's name and where its constants come from.
 
-use super::shared::{Format, packed, write_file};
+use super::{
+    output::{claim, read_files},
+    shared::{Format, packed},
+};
 use anyhow::Context as _;
 use clap::Args;
 use coexec::{
@@ -103,6 +106,8 @@ fn estimates(path: &Path, config: &DecoderConfig) -> anyhow::Result<EstimateRepo
 }
 
 pub(crate) fn simulate(args: &SimulateArgs) -> anyhow::Result<()> {
+    let read = read_files([args.model.as_deref(), args.estimates.as_deref()]);
+    let [trace, timeline] = claim([args.trace.as_deref(), args.timeline.as_deref()], &read)?;
     let (name, config) = args.config()?;
     let estimates = args.estimates.as_deref().map(|path| estimates(path, &config)).transpose()?;
     let chunk_len = match &estimates {
@@ -156,14 +161,14 @@ pub(crate) fn simulate(args: &SimulateArgs) -> anyhow::Result<()> {
     let label = SimulatedProfile { name: format!("{} / {timing}", device.name), source: source.clone() };
     let title = format!("{name}, {} tokens, chunk {lens}", args.prompt_len);
     if let Some(report) = &last {
-        if let Some(path) = &args.trace {
+        if let Some(file) = trace {
             let meta = TraceMeta { title: title.clone(), simulated: Some(label.clone()), flows: false };
-            write_file(path, |out| write_chrome_trace(&plan.graph, report, out, meta))?;
+            file.fill(|out| write_chrome_trace(&plan.graph, report, out, meta))?;
         }
-        if let Some(path) = &args.timeline {
+        if let Some(file) = timeline {
             let options =
                 TimelineOptions { title: title.clone(), simulated: Some(label.clone()), ..TimelineOptions::default() };
-            write_file(path, |out| write_timeline_svg(&plan.graph, report, out, &options))?;
+            file.fill(|out| write_timeline_svg(&plan.graph, report, out, &options))?;
         }
     }
     let tokens_per_s = |ns: u64| args.prompt_len as f64 * 1e9 / ns.max(1) as f64;

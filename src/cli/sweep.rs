@@ -1,12 +1,13 @@
 //! `coexec eval sweep`: recipes × models in one table, and quality against what it costs.
 
-use super::shared::{read_text, write_file};
+use super::shared::read_text;
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use coexec::{
     CancelToken, Engine, EngineOptions, NpuChoice, ScheduleChoice,
     model::{
         Calibration, Schedule, WeightFormat,
+        output::{OutputFile, ReadFiles},
         packed::PackedFile,
         random,
         source::{self, ModelSource},
@@ -174,6 +175,9 @@ struct Sweeper<'a> {
 
 pub(crate) fn sweep(args: &SweepArgs, cancel: &CancelToken) -> anyhow::Result<()> {
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make `{}`", args.out.display()))?;
+    let read: ReadFiles = args.models.iter().chain([&args.calibrate, &args.text]).collect();
+    let file = |name: &str| OutputFile::create(&args.out.join(name), &read);
+    let (results, tables) = (file("sweep.json")?, file("accuracy.md")?);
     let mut sweeper = Sweeper {
         args,
         calibrate: read_text(&args.calibrate)?,
@@ -196,9 +200,10 @@ pub(crate) fn sweep(args: &SweepArgs, cancel: &CancelToken) -> anyhow::Result<()
     }
     sweeper.out.texts = args.describe_texts();
     let json = serde_json::to_string(&sweeper.out)?;
-    write_file(&args.out.join("sweep.json"), |out| out.write_all(json.as_bytes()))?;
     let table = sweeper.out.markdown()?;
-    write_file(&args.out.join("accuracy.md"), |out| out.write_all(table.as_bytes()))?;
+    println!("{table}");
+    results.fill(|out| out.write_all(json.as_bytes()))?;
+    tables.fill(|out| out.write_all(table.as_bytes()))?;
     let axes: [(&str, &str, Axis); 3] = [
         ("pruning", "share of linears without shadow", |p| p.pruning_rate),
         ("shadow-bytes", "bytes of float rows in memory", |p| p.shadow_bytes as f64),
@@ -207,9 +212,10 @@ pub(crate) fn sweep(args: &SweepArgs, cancel: &CancelToken) -> anyhow::Result<()
         }),
     ];
     for (name, axis, x) in axes {
-        plot(&args.out.join(format!("accuracy-{name}.svg")), axis, &sweeper.out.pruned, x)?;
+        if let Some(svg) = plot(axis, &sweeper.out.pruned, x)? {
+            file(&format!("accuracy-{name}.svg"))?.fill(|out| out.write_all(svg.as_bytes()))?;
+        }
     }
-    println!("{table}");
     eprintln!("-> {}", args.out.display());
     Ok(())
 }
@@ -471,7 +477,8 @@ impl SweepArgs {
 type Axis = fn(&Pruned) -> f64;
 
 /// Divergence against `x`, one line per model.
-fn plot(path: &Path, axis: &str, points: &[Pruned], x: Axis) -> anyhow::Result<()> {
+/// A picture as SVG; `None` where there is nothing to draw.
+fn plot(axis: &str, points: &[Pruned], x: Axis) -> anyhow::Result<Option<String>> {
     let y = |p: &Pruned| p.quality.reference.as_ref().map_or(f64::NAN, |a| a.kl).max(1e-6);
     let range = |f: &dyn Fn(&Pruned) -> f64| {
         let values = || points.iter().map(f).filter(|v| v.is_finite());
@@ -479,11 +486,12 @@ fn plot(path: &Path, axis: &str, points: &[Pruned], x: Axis) -> anyhow::Result<(
     };
     let ((x0, x1), (y0, y1)) = (range(&x), range(&y));
     if points.is_empty() || !(x0.is_finite() && y0.is_finite()) {
-        return Ok(());
+        return Ok(None);
     }
     let margin = (0.04 * (x1 - x0)).max(1e-9);
-    let broken = |e: &dyn std::fmt::Display| anyhow::anyhow!("cannot draw `{}`: {e}", path.display());
-    let root = SVGBackend::new(path, (760, 480)).into_drawing_area();
+    let broken = |e: &dyn std::fmt::Display| anyhow::anyhow!("cannot draw a plot: {e}");
+    let mut svg = String::new();
+    let root = SVGBackend::with_string(&mut svg, (760, 480)).into_drawing_area();
     root.fill(&WHITE).map_err(|e| broken(&e))?;
     let mut chart = ChartBuilder::on(&root)
         .margin(12)
@@ -514,7 +522,9 @@ fn plot(path: &Path, axis: &str, points: &[Pruned], x: Axis) -> anyhow::Result<(
         .border_style(BLACK.mix(0.3))
         .draw()
         .map_err(|e| broken(&e))?;
-    root.present().map_err(|e| broken(&e))
+    root.present().map_err(|e| broken(&e))?;
+    drop((chart, root));
+    Ok(Some(svg))
 }
 
 #[cfg(test)]

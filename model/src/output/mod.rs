@@ -227,6 +227,19 @@ impl OutputFile {
         &self.path
     }
 
+    /// A directory for what the work needs until the file is complete: beside it, so that it is on the same device and has
+    /// as much room, or where the system keeps temporary files when the file is a device.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn partial_dir(&self) -> Result<PartialDir, OutputError> {
+        let dir = match self.place {
+            Place::Into(_) => std::env::temp_dir(),
+            _ => partial::directory_of(&self.path).to_owned(),
+        };
+        PartialDir::inside(&dir).map_err(self.failed("create a temporary directory beside"))
+    }
+
     /// Where the next byte goes.
     pub(crate) fn at_bytes(&self) -> u64 {
         self.at_bytes
@@ -264,6 +277,15 @@ impl OutputFile {
             self.file.get_ref().try_clone()
         })();
         done.map_err(self.failed("write"))
+    }
+
+    /// Writes what `write` writes, and finishes.
+    ///
+    /// # Errors
+    /// Those of `write` and of [`Self::finish`].
+    pub fn fill(mut self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), OutputError> {
+        write(&mut self).map_err(self.failed("write"))?;
+        self.finish()
     }
 
     /// Gives the file its name once everything is on the device, replacing what was there; or copies it to where it goes.

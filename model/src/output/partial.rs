@@ -139,7 +139,8 @@ fn builder() -> tempfile::Builder<'static, 'static> {
     builder
 }
 
-fn directory_of(path: &Path) -> &Path {
+/// The directory that a path lies in.
+pub(super) fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 

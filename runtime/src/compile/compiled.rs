@@ -2,6 +2,7 @@
 
 use super::CompileOptions;
 use crate::{Model, RuntimeError};
+use coexec_model::output::write_whole;
 use coexec_npu::{DeviceProfile, Manifest, NpuError};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -214,7 +215,7 @@ impl CompiledModel {
     /// When the directory cannot be written.
     pub fn write(&self, dir: &Path) -> Result<(), RuntimeError> {
         let json = serde_json::to_vec(self).map_err(|e| RuntimeError::Schedule(e.to_string()))?;
-        write_whole(&dir.join(COMPILED_FILE), &json)
+        Ok(write_whole(&dir.join(COMPILED_FILE), &json)?)
     }
 }
 
@@ -222,19 +223,6 @@ impl CompiledModel {
 fn is_plain_name(name: &str) -> bool {
     let mut parts = Path::new(name).components();
     matches!((parts.next(), parts.next()), (Some(std::path::Component::Normal(_)), None))
-}
-
-/// Writes a file beside its final name, then renames it.
-pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), RuntimeError> {
-    let mut temp = path.as_os_str().to_owned();
-    temp.push(format!(".{}.tmp", std::process::id()));
-    let temp = PathBuf::from(temp);
-    let written = fs::write(&temp, bytes).and_then(|()| fs::rename(&temp, path));
-    written.map_err(|source| {
-        // The first error is the one to report.
-        let _ = fs::remove_file(&temp);
-        RuntimeError::Compiled { path: path.to_owned(), reason: format!("cannot be written: {source}") }
-    })
 }
 
 #[cfg(test)]

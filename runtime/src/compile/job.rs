@@ -6,14 +6,12 @@
 //! ends itself when its stdin does, so that it does not outlive this process however that ends.
 
 use super::{
-    CompileOptions, CompiledContext, EstimateReport,
-    compiled::write_whole,
-    estimate,
+    CompileOptions, CompiledContext, EstimateReport, estimate,
     memory::peak_bytes,
     selftest::{compare, execute, inputs, record},
 };
 use crate::{Model, RuntimeError, npu::ModelWeights};
-use coexec_model::random;
+use coexec_model::{output::write_whole, random};
 use coexec_npu::{
     ContextSpec, Manifest, NpuContext as _, NpuDevice, OpSpec, SimDevice, SimOptions, WeightSource,
     manifest::ManifestArgs,

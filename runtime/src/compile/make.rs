@@ -4,12 +4,13 @@ use super::{
     COMPILED_FILE, CompileOptions, CompiledModel, Compiler, ContextReport, JobReply, JobRequest, JobTask, job, memory,
 };
 use crate::{Model, RuntimeError};
+use coexec_model::output::PartialDir;
 use coexec_npu::ContextSpec;
 use coexec_scheduler::CancelToken;
 use serde::Serialize;
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -115,10 +116,9 @@ pub fn compile(
         let reason = format!("cannot be written: {e}");
         RuntimeError::Compiled { path: path.to_owned(), reason }
     };
-    let temp = dir.join(format!(".unfinished.{}", std::process::id()));
-    let _gone = RemovedOnDrop(temp.clone());
-    fs::create_dir_all(&temp).map_err(|e| failed(&temp, e))?;
-    let compiled = compile_into(model, options, library_dir, &temp, compiler, cancel, progress)?;
+    let temp = PartialDir::inside(dir).map_err(|e| failed(dir, e))?;
+    let temp = temp.path();
+    let compiled = compile_into(model, options, library_dir, temp, compiler, cancel, progress)?;
     // From here on nothing waits: the old index goes, the new files come, the new index is last.
     let old = CompiledModel::read(dir).ok();
     match fs::remove_file(dir.join(COMPILED_FILE)) {
@@ -300,15 +300,6 @@ fn run_jobs(
         }
         failed.map_or(Ok(reports), Err)
     })
-}
-
-struct RemovedOnDrop(PathBuf);
-
-impl Drop for RemovedOnDrop {
-    fn drop(&mut self) {
-        // Empty by then, or of no use.
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 #[cfg(test)]

@@ -6,10 +6,10 @@
 //! touch each other's; whether a process is gone is told by its id, its start time and the boot it ran in (`/proc`; where
 //! there is none, no markers are written).
 
+use coexec_model::output::write_whole;
 use serde::{Deserialize, Serialize};
 use std::{
-    fs,
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
     time::{SystemTime, UNIX_EPOCH},
@@ -111,12 +111,9 @@ pub fn arm(dir: &Path, npu: &str, device: &str) -> io::Result<Option<Armed>> {
     let name = format!("{}{}.{}", prefix(npu), process.pid, RUNS.fetch_add(1, Ordering::Relaxed));
     let unix_time_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let marker = Marker { device: device.to_owned(), process, unix_time_s };
-    let (temp, path) = (dir.join(format!("{name}.tmp")), dir.join(format!("{name}{SUFFIX}")));
+    let path = dir.join(format!("{name}{SUFFIX}"));
     // On the disk before the graph runs, whole or not at all: a chip's crash can take the whole phone down.
-    let mut file = fs::File::create(&temp)?;
-    file.write_all(&serde_json::to_vec(&marker)?)?;
-    file.sync_all()?;
-    fs::rename(&temp, &path)?;
+    write_whole(&path, &serde_json::to_vec(&marker)?).map_err(io::Error::other)?;
     Ok(Some(Armed { path }))
 }
 
