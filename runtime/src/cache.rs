@@ -236,7 +236,8 @@ impl Cache {
                 Ok(file) => try_lock(&file, FlockOperation::NonBlockingLockExclusive),
                 Err(_) => true,
             };
-            if free && dir.is_dir() {
+            // A file that is there for a moment: see `probe`.
+            if free && !name.starts_with("probe.") {
                 remove_dir(&dir)?;
             }
         }
@@ -379,8 +380,13 @@ impl Drop for Unfinished {
     }
 }
 
+/// Removes a directory, or a file that stands where one is expected.
 fn remove_dir(path: &Path) -> Result<(), RuntimeError> {
-    match fs::remove_dir_all(path) {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(meta) if !meta.is_dir() => fs::remove_file(path),
+        _ => fs::remove_dir_all(path),
+    };
+    match removed {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(cache_error(path, &format!("cannot be removed: {e}"))),
         _ => Ok(()),
     }

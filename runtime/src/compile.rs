@@ -19,12 +19,12 @@ pub use compiled::{COMPILED_FILE, CompiledContext, CompiledModel};
 pub use estimate::{
     ChunkEstimate, ESTIMATING_CHIPS, EstimateReport, Estimated, GraphEstimate, SyntheticWeights, estimate,
 };
-pub use job::{ChildCompiler, Compiler, ContextReport, JobReply, JobRequest, JobTask, run_job, serve_job};
+pub use job::{ChildCompiler, Compiler, ContextReport, JobReply, JobRequest, JobStep, JobTask, run_job, serve_job};
 pub(crate) use make::compile_into;
 pub use make::{CompileEvent, CompilePlan, CompileProgress, compile};
 pub use memory::{available_bytes, peak_bytes};
 pub use prompt_check::PromptCheck;
-pub use selftest::{GraphCheck, Recording, Selftest, SelftestOptions, SelftestReport, record, replay};
+pub use selftest::{GraphCheck, Recording, Selftest, SelftestOptions, SelftestReport, SelftestStep, record, replay};
 pub(crate) use selftest::{execute as selftest_execute, inputs as selftest_inputs};
 
 use crate::{

@@ -336,7 +336,7 @@ fn estimate(args: &CompileArgs, cancel: &CancelToken) -> anyhow::Result<()> {
     let request =
         JobRequest { options, library_dir: args.qnn_lib.clone(), shape: args.shape.clone(), task: JobTask::Estimate };
     let model = if args.shape.is_none() { Some(open(args.model.as_deref())?) } else { None };
-    let JobReply::Estimate(report) = args.compiler().run(&request, model.as_ref(), cancel, &mut || {})? else {
+    let JobReply::Estimate(report) = args.compiler().run(&request, model.as_ref(), cancel, &mut |_| {})? else {
         anyhow::bail!("the compile job answered something else; this is a bug of coexec");
     };
     match args.format {

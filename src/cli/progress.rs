@@ -1,6 +1,6 @@
 //! What a compilation of static graphs tells its user: on stderr, a bar on a terminal, lines elsewhere.
 
-use coexec::runtime::compile::{CompileEvent, CompilePlan, CompileProgress, ContextReport};
+use coexec::runtime::compile::{CompileEvent, CompilePlan, CompileProgress, ContextReport, SelftestStep};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use std::{
     io::IsTerminal as _,
@@ -17,11 +17,13 @@ pub(crate) struct CompilePrinter {
 struct State {
     started: Instant,
     bar: Option<ProgressBar>,
+    compiled: usize,
+    checked: usize,
 }
 
 impl CompilePrinter {
     pub(crate) fn new(why: &'static str) -> Self {
-        Self { why, state: Mutex::new(State { started: Instant::now(), bar: None }) }
+        Self { why, state: Mutex::new(State { started: Instant::now(), bar: None, compiled: 0, checked: 0 }) }
     }
 
     /// For an engine, which compiles on first use.
@@ -40,9 +42,20 @@ impl CompilePrinter {
             CompileEvent::Started(plan) => {
                 eprintln!("{}", describe(plan, self.why));
                 state.started = Instant::now();
-                state.bar = std::io::stderr().is_terminal().then(|| bar(plan.graphs));
+                state.bar = std::io::stderr().is_terminal().then(|| bar(plan));
             }
-            CompileEvent::Graph { done, .. } => _ = state.bar.as_ref().map(|bar| bar.set_position(*done as u64)),
+            CompileEvent::Graph { done, .. } => {
+                state.compiled = *done;
+                state.show();
+            }
+            CompileEvent::Checked { done, of } => {
+                state.checked = *done;
+                if state.bar.is_none() && is_told(*done, *of) {
+                    let seconds = state.started.elapsed().as_secs_f64();
+                    eprintln!("  {done} of {of} graphs compared with the simulated NPU after {seconds:.1} s");
+                }
+                state.show();
+            }
             CompileEvent::Context { report, done, of } => {
                 let seconds = state.started.elapsed().as_secs_f64();
                 let line = format!("  {done} of {of} contexts ready after {seconds:.1} s: {}", context(report));
@@ -59,6 +72,22 @@ impl CompilePrinter {
     }
 }
 
+impl State {
+    fn show(&self) {
+        if let Some(bar) = &self.bar {
+            bar.set_position((self.compiled + self.checked) as u64);
+            let checked = if self.checked > 0 { format!(", {} compared", self.checked) } else { String::new() };
+            bar.set_message(format!("{} compiled{checked}", self.compiled));
+        }
+    }
+}
+
+/// Whether a line is due where there is no bar: a tenth more is done.
+fn is_told(done: usize, of: usize) -> bool {
+    let tenths = |n: usize| n * 10 / of.max(1);
+    tenths(done) > tenths(done.saturating_sub(1))
+}
+
 impl Drop for CompilePrinter {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -66,9 +95,10 @@ impl Drop for CompilePrinter {
     }
 }
 
-fn bar(graphs: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:32} {pos} of {len} graphs  {elapsed}, {eta} left");
-    let bar = ProgressBar::new(graphs as u64);
+fn bar(plan: &CompilePlan) -> ProgressBar {
+    let template = format!("{{bar:32}} {{msg}} of {} graphs  {{elapsed}}, {{eta}} left", plan.graphs);
+    let style = ProgressStyle::with_template(&template);
+    let bar = ProgressBar::new(plan.graphs as u64 * if plan.record { 2 } else { 1 });
     style.map(|style| bar.clone().with_style(style.progress_chars("━━╌"))).unwrap_or(bar)
 }
 
@@ -98,15 +128,60 @@ fn context(report: &ContextReport) -> String {
     format!("{}, {} graphs{peak}", report.context.manifest.spec.name, report.graphs)
 }
 
+/// Prints how far a self-test is, like [`CompilePrinter`].
+#[derive(Default)]
+pub(crate) struct SelftestPrinter {
+    bar: Option<ProgressBar>,
+}
+
+impl SelftestPrinter {
+    pub(crate) fn print(&mut self, step: SelftestStep) {
+        let terminal = std::io::stderr().is_terminal();
+        match step {
+            SelftestStep::Replayed { done, of } if terminal => {
+                let style =
+                    ProgressStyle::with_template("{bar:32} {pos} of {len} graphs replayed  {elapsed}, {eta} left");
+                let bar = self.bar.get_or_insert_with(|| {
+                    let bar = ProgressBar::new(of as u64);
+                    style.map(|style| bar.clone().with_style(style.progress_chars("━━╌"))).unwrap_or(bar)
+                });
+                bar.set_position(done as u64);
+            }
+            SelftestStep::Replayed { done, of } if is_told(done, of) => eprintln!("  {done} of {of} graphs replayed"),
+            SelftestStep::Prompt { chunk_len } => {
+                _ = self.bar.take().map(|bar| bar.finish_and_clear());
+                eprintln!("  a prompt of {chunk_len} tokens runs on the simulated NPU and on this one");
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Drop for SelftestPrinter {
+    fn drop(&mut self) {
+        _ = self.bar.take().map(|bar| bar.finish_and_clear());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_a_bar_ten_lines_tell_how_far_it_is() {
+        for of in [10, 192, 480] {
+            assert_eq!((1..=of).filter(|done| is_told(*done, of)).count(), 10, "{of}");
+        }
+        assert_eq!((1..=3).filter(|done| is_told(*done, 3)).count(), 3);
+        assert!(is_told(1, 1) && is_told(480, 480) && !is_told(0, 0));
+    }
 
     #[test]
     fn the_plan_says_what_it_takes_and_when_that_is_too_much() {
         let plan = CompilePlan {
             contexts: 3,
             graphs: 576,
+            record: false,
             jobs: 2,
             peak_bytes: 3 << 30,
             available_bytes: Some(4 << 30),

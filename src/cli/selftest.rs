@@ -1,7 +1,10 @@
 //! `coexec selftest`: recorded results of a compiled model, replayed on this machine's NPU, and a prompt beside the simulated
 //! one.
 
-use super::shared::{Format, packed};
+use super::{
+    progress::SelftestPrinter,
+    shared::{Format, packed},
+};
 use clap::Args;
 use coexec::{
     CancelToken, ScheduleChoice,
@@ -50,7 +53,9 @@ pub(crate) fn selftest(args: &SelftestArgs, cancel: &CancelToken) -> anyhow::Res
         contexts: args.contexts.unwrap_or(usize::MAX),
         prompt: (!args.no_prompt).then_some(args.prompt.as_deref()),
     };
-    let found = selftest::run(&model, &args.dir, &options, cancel)?;
+    let mut printer = SelftestPrinter::default();
+    let found = selftest::run(&model, &args.dir, &options, cancel, &mut |step| printer.print(step))?;
+    drop(printer);
     match args.format {
         Format::Json => println!("{}", serde_json::to_string(&found)?),
         Format::Text => {

@@ -1,6 +1,6 @@
 //! Compiled models that are damaged, of another model or for other options: refused by name, with what to do.
 
-use crate::{fails, library, ok, support::root, text};
+use crate::{coexec, fails, library, ok, support::root, text};
 use std::{
     fs,
     path::Path,
@@ -45,6 +45,7 @@ fn a_compiled_model_that_is_not_right_is_refused_with_what_differs() {
     let shared = dir.path().join("shared");
     ok(dir.path(), &["compile", "--chunk-len", "32,64", "--no-record", "-o", text(&shared)]);
     run(&shared, &[], &["weight sharing", "emulation"]);
+    fails(dir.path(), &["selftest", text(&shared)], &["weight sharing", "--no-weight-sharing"]);
     let layers = dir.path().join("layers");
     ok(dir.path(), &["compile", "--chunk-len", "32", "--layers", "0..1", "--no-record", "-o", text(&layers)]);
     run(&layers, &[], &["layers 0..1", "all layers"]);
@@ -107,7 +108,10 @@ fn printed_hints_work_as_printed_and_a_moved_model_is_told() {
         let out = here.join(format!("for sm8550 in {activation}"));
         let args =
             ["compile", text(&model), "--soc", "43", "--activation", activation, "--chunk-len", "32", "-o", text(&out)];
-        let printed = ok(&cache, &args);
+        let compiled = coexec(&cache, &args);
+        let told = String::from_utf8_lossy(&compiled.stderr);
+        assert!(compiled.status.success() && told.contains("24 of 24 graphs compared"), "{told}");
+        let printed = String::from_utf8(compiled.stdout).expect("UTF-8");
         let run = format!("{} --greedy -n 8 --format json", hint(&printed, "run them: "));
         let done = as_printed(&here, &cache, &run);
         assert!(done.status.success(), "{run}: {}", String::from_utf8_lossy(&done.stderr));
@@ -124,7 +128,9 @@ fn printed_hints_work_as_printed_and_a_moved_model_is_told() {
         assert_eq!(done["tokens"], sim["tokens"], "{activation}");
         let replayed = as_printed(&here, &cache, hint(&printed, "replay them: "));
         let replayed_text = String::from_utf8_lossy(&replayed.stdout);
-        assert!(replayed.status.success(), "{replayed_text} {}", String::from_utf8_lossy(&replayed.stderr));
+        let told = String::from_utf8_lossy(&replayed.stderr);
+        assert!(replayed.status.success(), "{replayed_text} {told}");
+        assert!(told.contains("24 of 24 graphs replayed") && told.contains("a prompt of 32 tokens"), "{told}");
         let line = "prompt of 32 tokens beside the simulated NPU: 24 graphs on real activations, 24 bit-equal";
         assert!(replayed_text.contains(line) && replayed_text.contains("logits bit-equal"), "{replayed_text}");
     }

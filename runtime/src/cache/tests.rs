@@ -199,3 +199,19 @@ fn nothing_but_entries_is_listed_or_cleared() {
     cache.clear(&|_| true).expect("ours");
     assert!(dir.path().join("photos/summer").is_dir() && dir.path().join(NPU).join("notes.txt").is_file());
 }
+
+#[test]
+fn a_file_in_an_entrys_place_is_replaced_and_what_is_left_of_it_goes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let cache = Cache::new(dir.path().to_owned(), 1 << 20);
+    fs::create_dir_all(dir.path().join(NPU)).expect("ours");
+    fs::write(dir.path().join(NPU).join("a"), b"x").expect("ours");
+    assert_eq!(get(&cache, "a", 3).expect("makes it").1, [7; 3]);
+    assert_eq!(children(&dir.path().join("tmp")).len(), 0);
+    // As a version left it that could not remove it.
+    fs::write(dir.path().join("tmp/npu.b.4000000000.old"), b"x").expect("ours");
+    assert_eq!(get(&cache, "b", 3).expect("makes it").1, [7; 3]);
+    fs::write(dir.path().join("tmp/npu.c.4000000000.old"), b"x").expect("ours");
+    cache.clear(&|_| true).expect("clears");
+    assert_eq!(children(&dir.path().join("tmp")).len(), 0);
+}

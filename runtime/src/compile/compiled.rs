@@ -3,7 +3,7 @@
 use super::CompileOptions;
 use crate::{Model, RuntimeError};
 use coexec_model::output::write_whole;
-use coexec_npu::{DeviceProfile, Manifest, NpuError};
+use coexec_npu::{DeviceProfile, Manifest, NpuError, qnn::Target};
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
@@ -136,6 +136,19 @@ impl CompiledModel {
     #[must_use]
     pub fn shares_weights(&self) -> bool {
         self.contexts.iter().any(|c| c.manifest.qnn.as_ref().is_some_and(|q| q.weight_sharing))
+    }
+
+    /// Checks that these binaries load on a phone or in the emulation.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Compiled`] for shared weights in the emulation.
+    pub fn loads_on(&self, target: Target, dir: &Path) -> Result<(), RuntimeError> {
+        if target == Target::Device || !self.shares_weights() {
+            return Ok(());
+        }
+        let reason = "shares weights between chunk lengths, which loads on a phone but not in the emulation on x86-64: its \
+                      weight sharing has to be off here; compile with --no-weight-sharing";
+        Err(RuntimeError::Compiled { path: dir.to_owned(), reason: reason.to_owned() })
     }
 
     /// Names of all files of the directory but the index.

@@ -1,14 +1,14 @@
 //! One job of the compiler: one context, or an estimate. In this process or in a child.
 //!
-//! A child gets a [`JobRequest`] as a line of JSON on stdin and answers on stdout: a line [`GRAPH_DONE`] per graph, and a line
-//! of JSON, a [`JobReply`]. Its stderr is ours. It is started anew, never forked: the library's threads do not survive a fork.
+//! A child gets a [`JobRequest`] as a line of JSON on stdin and answers on stdout: a word per [`JobStep`], and a line of JSON,
+//! a [`JobReply`]. Its stderr is ours. It is started anew, never forked: the library's threads do not survive a fork.
 //! It has a process group of its own, so that Ctrl-C at a terminal reaches this process alone, which ends the child; and it
 //! ends itself when its stdin does, so that it does not outlive this process however that ends.
 
 use super::{
     CompileOptions, CompiledContext, EstimateReport, estimate,
     memory::peak_bytes,
-    selftest::{compare, execute, inputs, record},
+    selftest::{Recording, compare, execute, record},
 };
 use crate::{Model, RuntimeError, npu::ModelWeights};
 use coexec_model::{output::write_whole, random};
@@ -23,17 +23,38 @@ use std::{
     ffi::OsString,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     ops::ControlFlow,
-    os::unix::process::CommandExt as _,
+    os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
     time::{Duration, Instant},
 };
 
-/// The line that a child writes for a graph that is ready.
-const GRAPH_DONE: &str = "graph";
 /// How often it is looked whether a job is to be stopped.
 const POLL: Duration = Duration::from_millis(20);
+
+/// Something that a job has done with one of its graphs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobStep {
+    /// Compiled it.
+    Compiled,
+    /// Executed it, compared it with the simulated NPU and recorded it.
+    Checked,
+}
+
+impl JobStep {
+    /// The line that a child writes for it.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Compiled => "compiled",
+            Self::Checked => "checked",
+        }
+    }
+
+    fn of_word(line: &str) -> Option<Self> {
+        [Self::Compiled, Self::Checked].into_iter().find(|step| step.word() == line)
+    }
+}
 
 /// What a job is to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -130,7 +151,7 @@ pub struct ChildCompiler {
 }
 
 impl Compiler {
-    /// Runs a job and calls `graph` whenever one of its graphs is ready. `model` is used in this process only; a child opens
+    /// Runs a job and tells `step` what is done with each of its graphs. `model` is used in this process only; a child opens
     /// it anew. A job in this process is stopped between two graphs, a child at once.
     ///
     /// # Errors
@@ -140,11 +161,11 @@ impl Compiler {
         request: &JobRequest,
         model: Option<&Model>,
         cancel: &CancelToken,
-        graph: &mut dyn FnMut(),
+        step: &mut dyn FnMut(JobStep),
     ) -> Result<JobReply, RuntimeError> {
         match self {
-            Self::InProcess => run_job(request, model, cancel, graph),
-            Self::Child(child) => child.run(request, cancel, graph),
+            Self::InProcess => run_job(request, model, cancel, step),
+            Self::Child(child) => child.run(request, cancel, step),
         }
     }
 }
@@ -170,7 +191,7 @@ impl ChildCompiler {
         &self,
         request: &JobRequest,
         cancel: &CancelToken,
-        graph: &mut dyn FnMut(),
+        step: &mut dyn FnMut(JobStep),
     ) -> Result<JobReply, RuntimeError> {
         let failed = |reason: String| RuntimeError::CompileJob { program: self.program.clone(), reason };
         let child = Command::new(&self.program)
@@ -200,8 +221,10 @@ impl ChildCompiler {
         // Ends when the child's stdout does.
         loop {
             match lines.recv_timeout(POLL) {
-                Ok(line) if line == GRAPH_DONE => graph(),
-                Ok(line) => reply = serde_json::from_str::<JobReply>(&line).ok().or(reply),
+                Ok(line) => match JobStep::of_word(&line) {
+                    Some(done) => step(done),
+                    None => reply = serde_json::from_str::<JobReply>(&line).ok().or(reply),
+                },
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
             }
@@ -217,8 +240,10 @@ impl ChildCompiler {
                 Err(e) => return Err(failed(format!("could not be waited for: {e}"))),
             }
         };
+        // Ctrl-C reaches a child that is being started before it has a group of its own, maybe sooner than this process's token.
+        let interrupted = status.signal() == Some(rustix::process::Signal::INT.as_raw());
         match reply {
-            _ if cancel.is_cancelled() => Err(RuntimeError::Cancelled),
+            _ if interrupted || cancel.is_cancelled() => Err(RuntimeError::Cancelled),
             Some(JobReply::Error(reason)) => Err(failed(reason)),
             Some(reply) if status.success() => Ok(reply),
             _ => Err(failed(format!(
@@ -248,10 +273,10 @@ pub fn serve_job(
     });
     // Nobody reads any more: then the job is of no use, and stdin will say so.
     let say = |line: &str| writeln!(io::stdout().lock(), "{line}").and_then(|()| io::stdout().flush());
-    let mut graph = || _ = say(GRAPH_DONE);
+    let mut step = |done: JobStep| _ = say(done.word());
     let run = || {
         let model = if request.shape.is_none() { Some(model()?) } else { None };
-        run_job(&request, model.as_ref(), &CancelToken::new(), &mut graph).map_err(|e| crate::error::chain(&e))
+        run_job(&request, model.as_ref(), &CancelToken::new(), &mut step).map_err(|e| crate::error::chain(&e))
     };
     let reply = run().unwrap_or_else(JobReply::Error);
     say(&serde_json::to_string(&reply)?)?;
@@ -267,14 +292,14 @@ pub fn run_job(
     request: &JobRequest,
     model: Option<&Model>,
     cancel: &CancelToken,
-    graph: &mut dyn FnMut(),
+    step: &mut dyn FnMut(JobStep),
 ) -> Result<JobReply, RuntimeError> {
     let options = &request.options;
     let device = QnnDevice::open(qnn_options(options, request.library_dir.as_deref()))?;
     match (&request.task, model) {
         (JobTask::Context { index, dir }, Some(model)) => {
             let job = ContextJob { device: &device, model, options, cancel };
-            Ok(JobReply::Context(Box::new(job.run(*index, dir, graph)?)))
+            Ok(JobReply::Context(Box::new(job.run(*index, dir, step)?)))
         }
         (JobTask::Context { .. }, None) => {
             Err(RuntimeError::Schedule("a context is compiled from a model; this is a bug of coexec".to_owned()))
@@ -316,7 +341,7 @@ struct ContextJob<'a> {
 }
 
 impl ContextJob<'_> {
-    fn run(&self, index: usize, dir: &Path, graph: &mut dyn FnMut()) -> Result<ContextReport, RuntimeError> {
+    fn run(&self, index: usize, dir: &Path, step: &mut dyn FnMut(JobStep)) -> Result<ContextReport, RuntimeError> {
         let Self { device, model, options, cancel } = *self;
         let contexts = options.contexts_of(model, device.profile())?;
         let spec = contexts.get(index).ok_or_else(|| {
@@ -325,7 +350,7 @@ impl ContextJob<'_> {
         let weights = ModelWeights::new(model);
         let started = Instant::now();
         let mut ready = || {
-            graph();
+            step(JobStep::Compiled);
             if cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let context = device.compile_watched(spec, &weights, false, &mut ready)?.ok_or(RuntimeError::Cancelled)?;
@@ -333,9 +358,10 @@ impl ContextJob<'_> {
         let mut recording = None;
         let mut against_sim = None;
         if options.record {
-            against_sim = Some(compare_with_sim(device, &context, spec, &weights, cancel)?);
+            let (found, recorded) = compare_and_record(device, &context, &weights, cancel, step)?;
+            against_sim = Some(found);
             let file = format!("{}.selftest", spec.name);
-            write_whole(&dir.join(&file), &record(device, &context)?.to_bytes()?)?;
+            write_whole(&dir.join(&file), &recorded.to_bytes()?)?;
             recording = Some(file);
         }
         let blob = context.serialize()?;
@@ -360,34 +386,34 @@ impl ContextJob<'_> {
             binary_bytes: blob.len() as u64,
             weight_bytes: spec.weights().iter().map(|w| w.device_bytes()).sum(),
             against_sim,
-            expected_peak_bytes: peak_bytes(spec),
+            expected_peak_bytes: peak_bytes(spec, options.record),
             peak_rss_bytes: crate::stats::peak_rss_bytes(),
         })
     }
 }
 
-/// Executes every graph before it is saved (a weight-shared binary cannot be loaded again here) and compares with `sim`.
-fn compare_with_sim(
+/// Executes every graph before it is saved (a weight-shared binary cannot be loaded again here), compares it with `sim` and
+/// records it.
+fn compare_and_record(
     device: &QnnDevice,
     context: &dyn coexec_npu::NpuContext,
-    spec: &ContextSpec,
     weights: &dyn WeightSource,
     cancel: &CancelToken,
-) -> Result<AgainstSim, RuntimeError> {
+    step: &mut dyn FnMut(JobStep),
+) -> Result<(AgainstSim, Recording), RuntimeError> {
+    let spec = context.spec();
     let options = SimOptions::named("ideal")
         .ok_or_else(|| RuntimeError::Schedule("no profile `ideal`; this is a bug of coexec".to_owned()))?;
     let sim = SimDevice::new(options);
     let mut found = AgainstSim { graphs: spec.graphs.len(), ..AgainstSim::default() };
-    for graph in &spec.graphs {
+    let recorded = record(device, context, &mut |graph, inputs, theirs| {
         if cancel.is_cancelled() {
             return Err(RuntimeError::Cancelled);
         }
-        let inputs = inputs(graph, 1);
-        let theirs = execute(device, context, graph, &inputs, 1)?.outputs;
         let alone = ContextSpec { name: spec.name.clone(), graphs: vec![graph.clone()] };
         let prepared = sim.prepare(&alone, weights)?;
-        let ours = execute(&sim, &*prepared, graph, &inputs, 1)?.outputs;
-        let (equal, worst, allowed) = compare(graph, &theirs, &ours);
+        let ours = execute(&sim, &*prepared, graph, inputs, 1)?.outputs;
+        let (equal, worst, allowed) = compare(graph, theirs, &ours);
         found.equal += usize::from(equal);
         if worst / allowed >= found.worst_share {
             found.worst_share = worst / allowed;
@@ -401,6 +427,8 @@ fn compare_with_sim(
                 graph.name
             )));
         }
-    }
-    Ok(found)
+        step(JobStep::Checked);
+        Ok(())
+    })?;
+    Ok((found, recorded))
 }

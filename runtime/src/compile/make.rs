@@ -1,7 +1,8 @@
 //! Compiling a whole model: jobs side by side, as far as memory goes, into a directory that is complete or untouched.
 
 use super::{
-    COMPILED_FILE, CompileOptions, CompiledModel, Compiler, ContextReport, JobReply, JobRequest, JobTask, job, memory,
+    COMPILED_FILE, CompileOptions, CompiledModel, Compiler, ContextReport, JobReply, JobRequest, JobStep, JobTask, job,
+    memory,
 };
 use crate::{Model, RuntimeError};
 use coexec_model::output::PartialDir;
@@ -37,6 +38,13 @@ pub enum CompileEvent<'a> {
         /// All graphs.
         of: usize,
     },
+    /// A graph was executed, compared with the simulated NPU and recorded.
+    Checked {
+        /// Graphs of all contexts for which that is done.
+        done: usize,
+        /// All graphs.
+        of: usize,
+    },
     /// A context is ready and on the disk.
     Context {
         /// It.
@@ -55,6 +63,8 @@ pub struct CompilePlan {
     pub contexts: usize,
     /// Graphs of all contexts.
     pub graphs: usize,
+    /// Whether each graph is also executed, compared with the simulated NPU and recorded, which takes longer than compiling.
+    pub record: bool,
     /// Jobs at once.
     pub jobs: usize,
     /// Most memory that they are expected to take together, in bytes.
@@ -147,7 +157,7 @@ pub(crate) fn compile_into(
     progress: &mut dyn FnMut(&CompileEvent<'_>),
 ) -> Result<CompiledModel, RuntimeError> {
     let (options, contexts) = cut(model, options, library_dir)?;
-    let plan = plan(&contexts, compiler);
+    let plan = plan(&contexts, options.record, compiler);
     enough_disk(dir, plan.binary_bytes, free_bytes(dir))?;
     progress(&CompileEvent::Started(&plan));
     let mut compiled = CompiledModel::new(model, &options, "");
@@ -183,24 +193,25 @@ fn cut(
     }
     let available = memory::available_bytes().unwrap_or(u64::MAX);
     let cut = |most| with(most).contexts_of(model, &profile);
-    let (most, contexts) = memory::fitting(available / 10 * 9, &cut)?;
+    let (most, contexts) = memory::fitting(available / 10 * 9, options.record, &cut)?;
     if most.is_some() {
         tracing::info!(available, contexts = contexts.len(), "contexts are cut smaller, for the memory there is");
     }
     Ok((with(most), contexts))
 }
 
-fn plan(contexts: &[ContextSpec], compiler: &Compiler) -> CompilePlan {
+fn plan(contexts: &[ContextSpec], record: bool, compiler: &Compiler) -> CompilePlan {
     let available_bytes = memory::available_bytes();
     let jobs = match compiler {
         Compiler::InProcess => 1,
-        Compiler::Child(_) => memory::jobs(contexts, available_bytes),
+        Compiler::Child(_) => memory::jobs(contexts, record, available_bytes),
     };
-    let mut peaks: Vec<u64> = contexts.iter().map(memory::peak_bytes).collect();
+    let mut peaks: Vec<u64> = contexts.iter().map(|c| memory::peak_bytes(c, record)).collect();
     peaks.sort_unstable_by(|a, b| b.cmp(a));
     CompilePlan {
         contexts: contexts.len(),
         graphs: contexts.iter().map(|c| c.graphs.len()).sum(),
+        record,
         jobs,
         peak_bytes: peaks.iter().take(jobs).sum(),
         available_bytes,
@@ -230,7 +241,7 @@ fn enough_disk(dir: &Path, needed: u64, free: Option<u64>) -> Result<(), Runtime
 }
 
 enum Message {
-    Graph,
+    Step(JobStep),
     Done(usize, Result<JobReply, RuntimeError>),
 }
 
@@ -254,8 +265,8 @@ fn run_jobs(
                 return;
             }
             // Whoever listens is there until all have ended.
-            let mut graph = || _ = sender.send(Message::Graph);
-            let reply = compiler.run(&request(index), Some(model), &stop, &mut graph);
+            let mut step = |done| _ = sender.send(Message::Step(done));
+            let reply = compiler.run(&request(index), Some(model), &stop, &mut step);
             let _ = sender.send(Message::Done(index, reply));
         }
     };
@@ -265,15 +276,19 @@ fn run_jobs(
             s.spawn(|| work(sender));
         }
         drop(sender);
-        let (mut reports, mut failed, mut graphs) = (Vec::new(), None, 0);
+        let (mut reports, mut failed, mut compiled, mut checked) = (Vec::new(), None, 0, 0);
         loop {
             if cancel.is_cancelled() {
                 stop.cancel();
             }
             match receiver.recv_timeout(Duration::from_millis(20)) {
-                Ok(Message::Graph) => {
-                    graphs += 1;
-                    progress(&CompileEvent::Graph { done: graphs, of: plan.graphs });
+                Ok(Message::Step(JobStep::Compiled)) => {
+                    compiled += 1;
+                    progress(&CompileEvent::Graph { done: compiled, of: plan.graphs });
+                }
+                Ok(Message::Step(JobStep::Checked)) => {
+                    checked += 1;
+                    progress(&CompileEvent::Checked { done: checked, of: plan.graphs });
                 }
                 Ok(Message::Done(index, Ok(JobReply::Context(report)))) => {
                     let done = reports.len() + 1;

@@ -5,7 +5,7 @@
 
 use super::{
     CompiledModel,
-    selftest::{compare, execute},
+    selftest::{SelftestStep, compare, execute},
 };
 use crate::{
     Engine, EngineOptions, Model, NpuChoice, RuntimeError, ScheduleChoice,
@@ -71,6 +71,14 @@ fn tokens(model: &Model, text: Option<&str>, len: usize) -> Result<Vec<TokenId>,
     Ok(ids.into_iter().cycle().take(len).collect())
 }
 
+/// Where the compiled model and the library are, and what the prompt says.
+#[derive(Clone, Copy)]
+pub(super) struct Prompted<'a> {
+    pub(super) dir: &'a Path,
+    pub(super) library_dir: Option<&'a Path>,
+    pub(super) text: Option<&'a str>,
+}
+
 /// Runs a prompt of each chunk length; `Err(reason)` inside when these graphs are not what prompts run on.
 ///
 /// # Errors
@@ -78,12 +86,12 @@ fn tokens(model: &Model, text: Option<&str>, len: usize) -> Result<Vec<TokenId>,
 pub(super) fn check_prompt(
     model: &Model,
     compiled: &CompiledModel,
-    dir: &Path,
-    library_dir: Option<&Path>,
+    prompted: Prompted<'_>,
     device: &Arc<dyn NpuDevice>,
-    text: Option<&str>,
     cancel: &CancelToken,
+    progress: &mut dyn FnMut(SelftestStep),
 ) -> Result<Result<Vec<PromptCheck>, &'static str>, RuntimeError> {
+    let Prompted { dir, library_dir, text } = prompted;
     let o = &compiled.options;
     if o.placement != Placement::Split || o.activation == Activation::F16 || o.layers.is_some() {
         return Ok(Err("prompts run on split graphs in u8 or u16 of all layers"));
@@ -105,6 +113,7 @@ pub(super) fn check_prompt(
             ..EngineOptions::default()
         };
         let prompt = tokens(model, text, chunk_len)?;
+        progress(SelftestStep::Prompt { chunk_len });
         let run = |engine: &Engine| {
             let options = PrefillOptions { logits: LogitsWanted::All, cancel: cancel.clone() };
             let done = engine.session().prefill(&prompt, &options)?;

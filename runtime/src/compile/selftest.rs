@@ -5,11 +5,14 @@
 
 use super::{
     CompiledModel,
-    prompt_check::{PromptCheck, check_prompt},
+    prompt_check::{PromptCheck, Prompted, check_prompt},
 };
 use crate::{Model, RuntimeError};
 use coexec_model::SplitMix64;
-use coexec_npu::{Bindings, Dtype, Encoding, GraphSpec, NpuContext, NpuDevice, OpSpec, TensorSpec, qnn::QnnDevice};
+use coexec_npu::{
+    Bindings, Dtype, Encoding, GraphSpec, NpuContext, NpuDevice, OpSpec, TensorSpec,
+    qnn::{QnnDevice, Target},
+};
 use coexec_scheduler::CancelToken;
 use half::f16;
 use serde::{Deserialize, Serialize};
@@ -203,17 +206,25 @@ fn missing(graph: &str) -> RuntimeError {
     RuntimeError::Schedule(format!("the context has no graph `{graph}`; compile the model again"))
 }
 
-/// Runs every graph of a context once and records what comes out.
+/// Gets a graph, its inputs and its outputs.
+pub type Seen<'a> = dyn FnMut(&GraphSpec, &[Vec<u8>], &[Vec<u8>]) -> Result<(), RuntimeError> + 'a;
+
+/// Runs every graph of a context once and records what comes out; `seen` gets each graph with its inputs and outputs.
 ///
 /// # Errors
-/// The device's.
-pub fn record(device: &dyn NpuDevice, context: &dyn NpuContext) -> Result<Recording, RuntimeError> {
+/// The device's, and those of `seen`.
+pub fn record(
+    device: &dyn NpuDevice,
+    context: &dyn NpuContext,
+    seen: &mut Seen<'_>,
+) -> Result<Recording, RuntimeError> {
     let spec = context.spec();
     let mut graphs = Vec::new();
     for graph in &spec.graphs {
         let seed = xxh3_64(graph.name.as_bytes());
         let inputs = inputs(graph, seed);
         let outputs = execute(device, context, graph, &inputs, 1)?.outputs;
+        seen(graph, &inputs, &outputs)?;
         let outputs = graph
             .outputs
             .iter()
@@ -286,7 +297,7 @@ pub(crate) fn compare(graph: &GraphSpec, ours: &[Vec<u8>], theirs: &[Vec<u8>]) -
     (ours == theirs, worst.0, worst.1)
 }
 
-/// Replays a recording on a device.
+/// Replays a recording on a device; `replayed` is called after each graph.
 ///
 /// # Errors
 /// The device's; a recording that does not belong to the context; [`RuntimeError::Cancelled`].
@@ -295,6 +306,7 @@ pub fn replay(
     context: &dyn NpuContext,
     recording: &Recording,
     cancel: &CancelToken,
+    replayed: &mut dyn FnMut(),
 ) -> Result<SelftestReport, RuntimeError> {
     let mut graphs = Vec::new();
     for recorded in &recording.graphs {
@@ -332,6 +344,7 @@ pub fn replay(
             }
         }
         graphs.push(check);
+        replayed();
     }
     Ok(SelftestReport {
         context: recording.context.clone(),
@@ -379,6 +392,23 @@ impl Recording {
     }
 }
 
+/// How far [`run`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SelftestStep {
+    /// Recordings of graphs were replayed.
+    Replayed {
+        /// So many of all contexts.
+        done: usize,
+        /// Graphs of all contexts that are replayed.
+        of: usize,
+    },
+    /// A prompt begins.
+    Prompt {
+        /// Its tokens, and the chunk length.
+        chunk_len: usize,
+    },
+}
+
 /// What [`run`] does.
 #[derive(Clone, Debug)]
 pub struct SelftestOptions<'a> {
@@ -413,12 +443,16 @@ pub fn run(
     dir: &Path,
     options: &SelftestOptions<'_>,
     cancel: &CancelToken,
+    progress: &mut dyn FnMut(SelftestStep),
 ) -> Result<Selftest, RuntimeError> {
     let compiled = CompiledModel::read(dir)?;
     let device = QnnDevice::open(super::job::qnn_options(&compiled.options, options.library_dir))?;
     compiled.check(dir, model, device.profile(), &device.build_id())?;
+    compiled.loads_on(Target::here(), dir)?;
     let device: Arc<dyn NpuDevice> = Arc::new(device);
     let mut contexts = Vec::new();
+    let replayed = compiled.contexts.iter().take(options.contexts);
+    let (mut done, of) = (0, replayed.map(|c| c.manifest.spec.graphs.len()).sum());
     for context in compiled.contexts.iter().take(options.contexts) {
         let Some(recording) = &context.recording else {
             let reason = "has no recordings; compile it without --no-record".to_owned();
@@ -429,11 +463,15 @@ pub fn run(
         let bytes = fs::read(&path).map_err(|e| bad(format!("cannot be read: {e}")))?;
         let recording = Recording::from_bytes(&bytes).map_err(bad)?;
         let loaded = device.load(&context.read_binary(dir)?, &context.manifest)?;
-        contexts.push(replay(&*device, &*loaded, &recording, cancel)?);
+        contexts.push(replay(&*device, &*loaded, &recording, cancel, &mut || {
+            done += 1;
+            progress(SelftestStep::Replayed { done, of });
+        })?);
     }
     let (mut prompt, mut no_prompt) = (Vec::new(), None);
     if let Some(text) = options.prompt {
-        match check_prompt(model, &compiled, dir, options.library_dir, &device, text, cancel)? {
+        let prompted = Prompted { dir, library_dir: options.library_dir, text };
+        match check_prompt(model, &compiled, prompted, &device, cancel, progress)? {
             Ok(checks) => prompt = checks,
             Err(reason) => no_prompt = Some(reason),
         }
@@ -479,14 +517,14 @@ mod tests {
         let spec = options.contexts(&numbers, device.profile()).expect("builds").remove(0);
         let synthetic = SyntheticWeights { config: config.clone() };
         let good = device.prepare(&spec, &synthetic).expect("prepares");
-        let made = record(&device, &*good).expect("records");
+        let made = record(&device, &*good, &mut |_, _, _| Ok(())).expect("records");
         let bytes = made.to_bytes().expect("packs");
         assert_eq!(Recording::from_bytes(&bytes).as_ref(), Ok(&made));
         assert!(Recording::from_bytes(&bytes[..bytes.len() / 2]).expect_err("cut").contains("damaged"));
-        let report = replay(&device, &*good, &made, &CancelToken::new()).expect("replays");
+        let report = replay(&device, &*good, &made, &CancelToken::new(), &mut || {}).expect("replays");
         assert!(report.passed && report.graphs.len() == 4 && report.graphs.iter().all(|g| g.equal && g.worst == 0.0));
         let other = device.prepare(&spec, &Changed(synthetic)).expect("prepares");
-        let report = replay(&device, &*other, &made, &CancelToken::new()).expect("replays");
+        let report = replay(&device, &*other, &made, &CancelToken::new(), &mut || {}).expect("replays");
         assert!(!report.passed && report.graphs.iter().all(|g| !g.equal && g.worst > g.allowed), "{report:?}");
     }
 

@@ -108,13 +108,7 @@ impl QnnBackend {
                 o.layers.as_ref().map_or_else(|| "all layers".to_owned(), |l| format!("layers {}..{}", l.start, l.end)),
             ));
         }
-        if device.target == Target::Emulation && compiled.shares_weights() {
-            return refuse(
-                "shares weights between chunk lengths, which loads on a phone but not in the emulation on x86-64: its weight \
-                 sharing has to be off here; compile with --no-weight-sharing"
-                    .to_owned(),
-            );
-        }
+        compiled.loads_on(device.target, dir)?;
         compiled.check(dir, model, &self.profile, &device.build_id)?;
         if let WeightFit::Coarse(why) = weight_fit(model, o.weights_of(model)) {
             return refuse(format!("was compiled with --npu-weights {}: {why}", o.weights_of(model).name()));
