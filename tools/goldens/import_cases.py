@@ -29,6 +29,10 @@ def biases(parts, make="ones"):
     return [(make, f"model.layers.{l}.self_attn.{p}_proj.bias", rows[p]) for l in range(2) for p in parts]
 
 
+def mlp_biases(make):
+    return [(make, f"model.layers.{l}.mlp.{p}_proj.bias", n) for l in range(2) for p, n in dict(gate=72, up=72, down=32).items()]
+
+
 def config(on, name, ours, **change):
     return dict(on=on, name=name, ours=ours, set=change)
 
@@ -148,7 +152,12 @@ CASES = [
     config((LLAMA, QWEN3), "attention_bias 1", "attention_bias", attention_bias=1),
     config((LLAMA, QWEN3), "attention_bias without biases", "q_proj.bias", attention_bias=True),
     config((QWEN2,), "attention_bias true", SAME, attention_bias=True),
-    config((LLAMA,), "mlp_bias true", "mlp_bias", mlp_bias=True),
+    config((LLAMA,), "mlp_bias true without biases", "mlp_bias", mlp_bias=True),
+    config((MISTRAL, *QWEN), "mlp_bias true, which other classes do not know", SAME, mlp_bias=True),
+    *(config(ALL, f"mlp_bias {value!r}", "mlp_bias", mlp_bias=value) for value in ("true", 1, [])),
+    case((LLAMA,), "mlp_bias true, all of zeros", SAME, dict(mlp_bias=True), mlp_biases("zeros")),
+    case((LLAMA,), "mlp_bias true", "mlp.down_proj.bias", dict(mlp_bias=True), mlp_biases("ones")),
+    case(ALL, "biases of zeros in the feed-forward part that the configuration denies", SAME, tensors=mlp_biases("zeros")),
     case((LLAMA,), "biases, o_proj's of zeros", SAME, dict(attention_bias=True), [*biases("qkv"), *biases("o", "zeros")]),
     case((LLAMA,), "biases, o_proj's too", "o_proj.bias", dict(attention_bias=True), biases("qkvo")),
     case((LLAMA,), "biases that the configuration denies", "attention_bias", tensors=biases("qkv")),

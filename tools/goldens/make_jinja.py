@@ -128,6 +128,13 @@ EXPRESSIONS = [
     "none|default('a')", "none|default('a', true)", "''|d('a', true)", "missing|d", "list|batch(2)|map('list')|list", "list|slice(2)|map('sum')|list", "'abc'|list", "'cab'|sort", "d|list", "d|length", "d|first", "3|list",
     "list|nothing", "list is nothing", "'a'|upper|lower|title", "-3|abs", "(-3)|abs", "-x|round", "1|string|length", "text|replace('l', 'L')|replace('o', 'O')", "1.5|tojson", "true|tojson",
     "list is iterable and list is not string", "x is number and x is not integer", "nil is none and missing is undefined", "text is string and text is not mapping", "'a' is in ['a']", "not ('a' is in 'b')",
+    # widths count characters, and types say how they are written
+    "'%-10s|' % 'é漢'", "'%10s|' % 'é漢'", "'%.1s|' % '漢字'", "'%-5.2s|' % 'abc'", "'{:>10}|'.format('é')", "'{:*^9}'.format('漢字')", "'{:^5}|'.format('ab')",
+    "'{:05}|'.format('ab')", "'{:10.3}|'.format('abcdef')", "'{:s}'.format(3)", "'{:d}'.format('3')", "'{:5}|'.format(true)", "'{:>5}'.format(none)",
+    "'{:5}'.format([1])", "'{:5}|'.format(missing)", "'{!s:>5}'.format(1)", "'abc'.ljust(6, '..')", "'{0.real}'.format('a')|length",
+    "'ΑΣ'.casefold()", "'ß'.casefold()", "'ﬁ'.casefold()", "'ı'.casefold()", "'²'.isdecimal()", "'²'.isdigit()", "'½'.isdigit()", "'½'.isnumeric()",
+    "'一'.isnumeric()", "'Ⅷ'.isnumeric()", "'Ⅷ'.isalpha()", "'٣'.isdecimal()", "'a²'.isalnum()", "'हिन्दी'.isalpha()", "''.isalpha()",
+    "people|sort(attribute='missing')|length", "{'a': 1}|tojson(foo=1)", "messages[0].missing|tojson", "people|sort(attribute='tags.0')|length",
     "raise_exception('no: ' ~ n)", "raise_exception()", "range(200000)|length", "range(5)[1]", "range(3)|sum", "1", "loop", "2",
 ]
 
@@ -151,6 +158,14 @@ TEMPLATES = [
     "{{ messages | tojson }}", "{{ messages[0] }}", "{{ messages | map(attribute='role') | unique | join(',') }}", "{% set n = 1 %}{{ n }}{% set n = n + 1 %}{{ n }}", "{% set x = namespace(a=messages) %}{{ x.a[0].role }}", "x", "{{ none }}{{ None }}{{ True }}{{ False }}",
     "{% for m in messages %}{{ m.role if m.role != 'user' else 'U' }}{{ ',' if not loop.last }}{% endfor %}", "{% for p in people %}{{ p.tags is defined and p.tags|length > 0 }}{{ p.get('tags', [])|length }}{% endfor %}", "{% for t in [{'function': {'name': 'f', 'items': [1]}}] %}{% set t = t.function %}{{ t.name }}{{ t['items'] }}{% endfor %}",
     "{% if x is defined and x is not none and x > 2 %}a{% endif %}", "{{ '\\n'.join(['a', 'b']) }}", "{{ \"it's\" }}{{ 'a\\'b' }}{{ 'a\\\\b' }}", "{{ 'multi\nline' }}", "{% set x = [\n  1,\n  2,\n] %}{{ x }}", "{{ [1, 2,] }}{{ {'a': 1,} }}{{ (1, 2,) }}", "{{ 1, 2 }}", "a\r\nb\rc{{ 'd\r\ne' }}", "{% for x in nil|select %}a{% else %}b{% endfor %}", "{{ }}", "{% if %}{% endif %}", "{{ a b }}",
+    # what a macro sees and changes
+    "{% set ns = namespace(a=1) %}{% macro m() %}{% set ns.a = 5 %}{% endmacro %}{{ m() }}{{ ns.a }}", "{% set ns = namespace(a=1) %}{% macro m(x) %}{% set ns.a = ns.a + x %}{{ ns.a }}{% endmacro %}{{ m(1) }}{{ m(2) }}{{ ns.a }}",
+    "{% set ns = namespace(a='') %}{% macro m() %}{% set ns.a %}x{{ n }}{% endset %}{% endmacro %}{{ m() }}{{ ns.a }}", "{% set ns = namespace(a=1, b=2) %}{% macro m() %}{% for i in [1, 2] %}{% set ns.a, ns.b = i, 7 %}{% endfor %}{% endmacro %}{{ m() }}{{ ns.a }}{{ ns.b }}",
+    "{% macro m() %}{% set other.a = 5 %}{% endmacro %}{{ m() }}", "{% set ns = namespace(l=[]) %}{% macro add(x) %}{% set ns.l = ns.l + [x] %}{% endmacro %}{{ add('a') }}{{ add('b') }}{{ ns.l|join('-') }}",
+    "{% macro m(a, b=a) %}{{ a }}{{ b }}{% endmacro %}{{ m(1) }}{{ m(1, 2) }}{{ m(b=3, a=4) }}", "{% macro m(a, b=a ~ 'x', c=b|upper) -%}\n  {{ a }}{{ b }}{{ c }}{%- endmacro %}{{ m('q') }}|{{ m('q', c='z') }}",
+    "{% macro m(a, b=a if a else 'none') %}\n[{{ b }}]\n{% endmacro %}{{ m('') }}{{ m('y') }}", "{% macro m() %}{{ caller('a') }}{% endmacro %}{% call(x, y=x) m() %}{{ x }}{{ y }}{% endcall %}",
+    "{% with a = n, b = a %}{{ a }}{{ b is defined }}{% endwith %}", "{% set a = 1 %}{% with a = 2, b = a, c = n %}{{ a }}{{ b }}{{ c }}{% endwith %}{{ a }}", "{% with %}{% set z = 1 %}{{ z }}{% endwith %}{{ z is defined }}",
+    "{% autoescape true %}{{ '<' }}{{ d }}{{ '<'|safe }}{% endautoescape %}{{ '<' }}", "{% autoescape false %}{{ '<' }}{% endautoescape %}",
     "{% for x in list %}", "{{ 'a' | }}", "{{ not }}", "{% endfor %}", "{{ (1 }}", "{{ x is }}", "{% set = 1 %}", "{% for in x %}{% endfor %}", "y",
 ]
 

@@ -180,7 +180,6 @@ pub enum Neutral {
 pub const REFUSED_UNLESS_NEUTRAL: &[(&str, Neutral, &str)] = &[
     ("hidden_act", Neutral::Words(&["silu", "swish"]), "only SiLU feed-forward parts are supported"),
     ("hidden_activation", Neutral::Words(&["silu", "swish"]), "only SiLU feed-forward parts are supported"),
-    ("mlp_bias", Neutral::False, "biases in the feed-forward part are not supported"),
     ("compression_config", Neutral::Null, "compressed checkpoints are not supported: import the original weights"),
     ("partial_rotary_factor", Neutral::Number(1.0), "partly rotated heads are not supported"),
     ("rotary_pct", Neutral::Number(1.0), "partly rotated heads are not supported"),
@@ -236,6 +235,7 @@ pub const KNOWN_HARMLESS: &[&str] = &[
     "layer_types",
     "max_position_embeddings",
     "max_window_layers",
+    "mlp_bias",
     "model_type",
     "num_attention_heads",
     "num_hidden_layers",

@@ -50,7 +50,8 @@ fn with_config(name: &str, key: &str, value: Value) -> TempDir {
 fn settings_that_change_the_mathematics_are_named() {
     let cases: &[(&str, &str, Value, &[&str])] = &[
         ("llama", "hidden_act", json!("gelu"), &["gelu", "SiLU"]),
-        ("llama", "mlp_bias", json!(true), &["feed-forward"]),
+        ("llama", "mlp_bias", json!(true), &["feed-forward", "missing"]),
+        ("mistral", "mlp_bias", json!("true"), &["not true or false"]),
         ("llama", "attention_bias", json!(true), &["q_proj.bias", "missing"]),
         ("llama", "quantization_config", json!({"bits": 4}), &["quantization_config.quant_method", "quantised"]),
         ("llama", "partial_rotary_factor", json!(0.5), &["partly rotated"]),
@@ -472,6 +473,12 @@ fn wrong_gguf_tensors_are_named() {
     let norm = other.tensor("output_norm.weight").clone();
     other.tensors.push(super::writer::Tensor { name: "blk.0.attn_output.bias".into(), ..norm.clone() });
     gguf_refused(&other, &["blk.0.attn_output.bias", "output projection"]);
+    // What is zero adds nothing.
+    other.tensor("blk.0.attn_output.bias").bytes.fill(0);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("zero.gguf");
+    fs::write(&path, other.bytes()).unwrap();
+    source::open(&path).unwrap();
 
     let mut other = llama.clone();
     other.tensors.push(super::writer::Tensor { name: "rope_freqs.weight".into(), ..norm });

@@ -216,3 +216,113 @@ fn files_that_do_not_say_get_the_usual_ids() {
     let (config, _) = source::gguf::parse_model(&file.bytes()).unwrap();
     assert_eq!(config.bos_token_id, None);
 }
+
+#[test]
+fn what_the_settings_say_of_a_known_token_counts() {
+    // (files, text, ids): `<|im_end|>` is token 127, `<|endoftext|>` 125, `H` 39, a space 222.
+    let plain = |content: &str| json!({"content": content, "special": true});
+    let strips = |content: &str| json!({"content": content, "special": true, "lstrip": true, "rstrip": true});
+    let with = |settings: Value, files: &[(&str, Value)]| {
+        let dir = without_end(settings);
+        files.iter().for_each(|(name, value)| write(&dir.path().join(name), value));
+        source::open(dir.path()).map(|source| source.tokenizer().clone())
+    };
+    // Flags of a token that tokenizer.json has too.
+    let data = with(json!({"added_tokens_decoder": {"125": strips("<|endoftext|>")}}), &[]).unwrap();
+    assert_eq!(ids(&data, "H  <|endoftext|>  H"), [39, 125, 39]);
+    let data = with(json!({"added_tokens_decoder": {"125": plain("<|endoftext|>")}}), &[]).unwrap();
+    assert!(ids(&data, "H <|endoftext|>").len() > 2);
+    // Of one name, what old versions wrote beside the settings counts, unless these list their tokens.
+    let map = ("special_tokens_map.json", json!({"eos_token": "<|im_end|>"}));
+    let data = with(json!({"eos_token": "<|endoftext|>"}), &[map.clone()]).unwrap();
+    assert_eq!(data.eos_token.as_deref(), Some("<|im_end|>"));
+    let data = with(json!({"eos_token": "<|endoftext|>", "added_tokens_decoder": {}}), &[map]).unwrap();
+    assert_eq!(data.eos_token.as_deref(), Some("<|endoftext|>"));
+    // Tokens of added_tokens.json are found in the normalised text, unless they are special.
+    let added = ("added_tokens.json", json!({"<|im_end|>": 127}));
+    let flags = |settings| {
+        let data = with(settings, std::slice::from_ref(&added)).unwrap();
+        let json: Value = serde_json::from_str(&data.tokenizer_json).unwrap();
+        let token = json["added_tokens"].as_array().unwrap().iter().find(|t| t["id"] == 127).unwrap().clone();
+        (token["normalized"].as_bool().unwrap(), token["special"].as_bool().unwrap())
+    };
+    assert_eq!(flags(json!({})), (true, false));
+    assert_eq!(flags(json!({"pad_token": "<|im_end|>"})), (false, true));
+    // A tokenizer that cuts special tokens like text would cut those of the template.
+    let error = with(json!({"split_special_tokens": true}), &[]).unwrap_err().to_string();
+    assert!(error.contains("tokenizer_config.json") && error.contains("split_special_tokens"), "{error}");
+    with(json!({"split_special_tokens": false}), &[]).unwrap();
+}
+
+#[test]
+fn a_list_of_pieces_gets_added_tokens_too() {
+    let pieces =
+        json!([["<unk>", 0.0], ["▁", -1.0], ["H", -2.0], ["<", -3.0], ["x", -4.0], [">", -5.0], ["<e>", -6.0]]);
+    let tokenizer = json!({"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
+        "post_processor": null, "decoder": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": false},
+        "model": {"type": "Unigram", "unk_id": 0, "vocab": pieces, "byte_fallback": false}});
+    let data = |settings: Value| {
+        let dir = without_end(settings);
+        write(&dir.path().join("tokenizer.json"), &tokenizer);
+        source::open(dir.path()).unwrap().tokenizer().clone()
+    };
+    assert_eq!(ids(&data(json!({})), "H<x>"), [2, 3, 4, 5]);
+    // One that the list lacks follows it, whatever id was meant; one that it has keeps its place.
+    for id in ["7", "9"] {
+        let token = json!({"content": "<x>", "special": true});
+        assert_eq!(ids(&data(json!({"added_tokens_decoder": {id: token}})), "H<x>"), [2, 7], "{id}");
+    }
+    let data = data(json!({"eos_token": "<e>", "pad_token": "<x>"}));
+    assert_eq!(ids(&data, "H<x><e>"), [2, 7, 6]);
+    let tokenizer: Tokenizer = data.tokenizer_json.parse().unwrap();
+    assert_eq!(tokenizer.decode(&[2, 7, 6], true).unwrap(), "H");
+}
+
+#[test]
+fn ids_of_no_token_leave_the_usual_ones() {
+    let file = File::read(&super::tiny().join("tinyllama/tinyllama-F16.gguf"));
+    for id in [u32::MAX, 999_999] {
+        let key = |name: &str| format!("tokenizer.ggml.{name}_token_id");
+        let file = file.clone().set(&key("bos"), Meta::U32(id)).set(&key("eos"), Meta::U32(id));
+        let (config, data) = source::gguf::parse_model(&file.bytes()).unwrap();
+        assert_eq!((config.bos_token_id.map(|t| t.0), config.eos_token_ids[0].0), (Some(1), 2));
+        let tokenizer: Tokenizer = data.tokenizer_json.parse().unwrap();
+        assert_eq!(tokenizer.encode("a", true).unwrap().get_ids()[0], 1);
+    }
+    for key in ["eot", "eom", "fim_pad", "fim_rep", "fim_sep"] {
+        let file = file.clone().set(&format!("tokenizer.ggml.{key}_token_id"), Meta::U32(7));
+        let (config, _) = source::gguf::parse_model(&file.bytes()).unwrap();
+        assert!(config.eos_token_ids.iter().any(|t| t.0 == 7), "{key}: {:?}", config.eos_token_ids);
+    }
+}
+
+#[test]
+fn merges_go_through_pieces_that_no_text_becomes() {
+    let file = File::read(&super::tiny().join("tinyllama/tinyllama-F16.gguf"));
+    let strings = |key: &str| match file.meta.iter().find(|(k, _)| k == key) {
+        Some((_, Meta::Strs(list))) => list.clone(),
+        _ => unreachable!("{key}"),
+    };
+    let Some((_, Meta::I32s(kinds))) = file.meta.iter().find(|(k, _)| k == "tokenizer.ggml.token_type") else {
+        unreachable!()
+    };
+    let texts = strings("tokenizer.ggml.tokens");
+    let data = |kinds: Vec<i32>| {
+        let file = file.clone().set("tokenizer.ggml.token_type", Meta::I32s(kinds));
+        source::gguf::parse_model(&file.bytes()).unwrap().1
+    };
+    let text = "Once upon a time there was a little girl who said hello";
+    let found = ids(&data(kinds.clone()), text);
+    let longest = found.iter().map(|id| texts[*id as usize].chars().count()).max().unwrap();
+    assert!(longest >= 3, "nothing is on the way to {found:?}");
+    // A user-defined one would be found in the text itself where it spells it; it spells no mark of a space.
+    for (kind, start) in [(4, "▁"), (5, "")] {
+        let between = |id: usize| {
+            let piece = &texts[id];
+            kinds[id] == 1 && piece.starts_with(start) && piece.chars().count() == 2 && !found.contains(&(id as u32))
+        };
+        let changed: Vec<i32> = (0..kinds.len()).map(|id| if between(id) { kind } else { kinds[id] }).collect();
+        assert_ne!(&changed, kinds);
+        assert_eq!(ids(&data(changed), text), found, "kind {kind}");
+    }
+}

@@ -1,13 +1,20 @@
 //! Conversations in which what a user typed is told apart from what the template wrote.
 //!
 //! A special token in a user's message (`<|im_end|>`) would end the turn, or open another one in somebody else's name. So
-//! its spellings in messages that do not come from the model or its operator are marked with characters that no text
-//! uses, the conversation is rendered with the marks, and they are looked for in the result. A template that does
-//! anything to the text which the marks would change is noticed: without the marks the two renderings must be equal.
+//! what does not come from the model or its operator is marked with characters that no text uses, the conversation is
+//! rendered with the marks, and they are looked for in the result. A template that does anything to the text which the marks
+//! would change is noticed: without the marks the two renderings must be equal.
+//!
+//! Two kinds of marks are tried. The first stands for the characters of which special tokens are made, so that a special
+//! token is known for typed wherever a template cuts the text, and whatever it joins. Templates that look for something
+//! in the text get the second: marks around the special tokens that are spelled out.
 
-use super::{ChatTemplate, Message, RenderOptions, TextError, Tokenizer};
+use super::{ChatTemplate, CivilTime, Message, RenderOptions, TextError, Tokenizer};
 use serde_json::Value;
-use std::{collections::HashSet, ops::Range};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    ops::Range,
+};
 use tokenizers::AddedToken;
 
 /// Who may write special tokens: the operator and the model itself.
@@ -41,39 +48,45 @@ impl ChatTemplate {
         options: &RenderOptions,
         tokenizer: &Tokenizer,
     ) -> Result<ChatPrompt, TextError> {
+        // One moment for all renderings.
+        let options = &RenderOptions { now: Some(options.now.unwrap_or_else(CivilTime::now_utc)), ..options.clone() };
         let text = self.render(messages, options)?;
         let special: Vec<String> = tokenizer.special_tokens().into_iter().map(|token| token.content).collect();
-        let Some((open, close)) = unused_characters(messages) else {
-            return Ok(ChatPrompt { text, typed: Vec::new(), told_apart: false });
-        };
+        let spelled = |text: &str| !occurrences(text, &special).is_empty();
+        if !spelled(&text) {
+            return Ok(ChatPrompt { text, typed: Vec::new(), told_apart: true });
+        }
+        let mut unused = unused_characters(messages);
+        let signs: BTreeSet<char> = special.iter().flat_map(|token| token.chars()).filter(|c| !is_layout(*c)).collect();
+        let signs: HashMap<char, char> = signs.into_iter().zip(&mut unused).collect();
+        let back: HashMap<char, char> = signs.iter().map(|(sign, mark)| (*mark, *sign)).collect();
+        let rendered = |mark: &dyn Fn(&str) -> String| self.render(&with_marks(messages, mark), options).ok();
+        let replaced = rendered(&|text| text.chars().map(|c| *signs.get(&c).unwrap_or(&c)).collect());
+        if let Some(typed) = replaced.and_then(|marked| typed_signs(&marked, &back, &text, &special)) {
+            return Ok(ChatPrompt { text, typed, told_apart: true });
+        }
         let mut found = false;
-        let marked: Vec<Message> = messages
-            .iter()
-            .map(|message| {
-                let mut message = message.clone();
-                if !TRUSTED_ROLES.contains(&message.role.as_str()) {
-                    let mut mark = |value: &mut Value| mark(value, &special, (open, close), &mut found);
-                    mark(&mut message.content);
-                    message.extra.values_mut().for_each(mark);
-                }
-                message
-            })
-            .collect();
+        with_marks(messages, |text: &str| {
+            found |= spelled(text);
+            text.to_owned()
+        });
         if !found {
             return Ok(ChatPrompt { text, typed: Vec::new(), told_apart: true });
         }
-        let rendered = self.render(&marked, options).ok().and_then(|marked| unmark(&marked, &special, (open, close)));
-        let prompt = match rendered {
-            Some((same, typed)) if same == text => ChatPrompt { text, typed, told_apart: true },
-            _ => {
-                tracing::warn!(
-                    template = self.name(),
-                    "the chat template changes what was typed: special tokens in it cannot be told from its own"
-                );
-                ChatPrompt { text, typed: Vec::new(), told_apart: false }
-            }
-        };
-        Ok(prompt)
+        let marks = unused.next().zip(unused.next());
+        let typed = marks.and_then(|marks| {
+            let marked = rendered(&|text| around(text, &occurrences(text, &special), marks))?;
+            let (same, typed) = unmark(&marked, &special, marks)?;
+            (same == text).then_some(typed)
+        });
+        let told_apart = typed.is_some();
+        if !told_apart {
+            tracing::warn!(
+                template = self.name(),
+                "the chat template changes what was typed: special tokens in it cannot be told from its own"
+            );
+        }
+        Ok(ChatPrompt { text, typed: typed.unwrap_or_default(), told_apart })
     }
 }
 
@@ -166,70 +179,96 @@ impl ChatPrompt {
     }
 }
 
-/// Two characters of private use that occur in no message.
-fn unused_characters(messages: &[Message]) -> Option<(char, char)> {
-    fn collect(value: &Value, used: &mut HashSet<char>) {
-        match value {
-            Value::String(text) => used.extend(text.chars().filter(|c| *c >= '\u{F0000}')),
-            Value::Array(list) => list.iter().for_each(|value| collect(value, used)),
-            Value::Object(map) => map.values().for_each(|value| collect(value, used)),
-            _ => {}
-        }
-    }
+/// Characters of private use that occur in no message.
+fn unused_characters(messages: &[Message]) -> impl Iterator<Item = char> {
     let mut used = HashSet::new();
     for message in messages {
-        collect(&message.content, &mut used);
-        message.extra.values().for_each(|value| collect(value, &mut used));
+        let collect = &mut |text: &str| {
+            used.extend(text.chars().filter(|c| *c >= '\u{F0000}'));
+            text.to_owned()
+        };
+        map_texts(&mut message.content.clone(), collect);
+        message.extra.values().for_each(|value| map_texts(&mut value.clone(), collect));
     }
-    let mut unused = ('\u{F0000}'..='\u{FFFFD}').filter(|c| !used.contains(c));
-    Some((unused.next()?, unused.next()?))
+    ('\u{F0000}'..='\u{FFFFD}').filter(move |c| !used.contains(c))
 }
 
-/// Puts marks around every spelling of a special token.
-fn mark(value: &mut Value, special: &[String], marks: (char, char), found: &mut bool) {
+/// Characters by which templates cut texts, or which they write in another way.
+fn is_layout(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '"' | '\'' | '\\')
+}
+
+/// The messages, with what strangers wrote as `mark` makes it.
+fn with_marks(messages: &[Message], mut mark: impl FnMut(&str) -> String) -> Vec<Message> {
+    let mut messages = messages.to_vec();
+    for message in messages.iter_mut().filter(|message| !TRUSTED_ROLES.contains(&message.role.as_str())) {
+        map_texts(&mut message.content, &mut mark);
+        message.extra.values_mut().for_each(|value| map_texts(value, &mut mark));
+    }
+    messages
+}
+
+/// Changes every text, but for the kinds of a message's parts.
+fn map_texts(value: &mut Value, change: &mut dyn FnMut(&str) -> String) {
     match value {
-        Value::String(text) => {
-            if let Some(marked) = mark_text(text, special, marks) {
-                *text = marked;
-                *found = true;
-            }
+        Value::String(text) => *text = change(text),
+        Value::Array(list) => list.iter_mut().for_each(|value| map_texts(value, change)),
+        Value::Object(map) => {
+            map.iter_mut().filter(|(key, _)| *key != "type").for_each(|(_, value)| map_texts(value, change));
         }
-        Value::Array(list) => list.iter_mut().for_each(|value| mark(value, special, marks, found)),
-        Value::Object(map) => map.values_mut().for_each(|value| mark(value, special, marks, found)),
         _ => {}
     }
 }
 
-fn mark_text(text: &str, special: &[String], (open, close): (char, char)) -> Option<String> {
-    let mut marked: Option<String> = None;
-    let (mut done, mut at) = (0, 0);
-    let begins = |c: char| special.iter().any(|token| token.starts_with(c));
-    let begins: HashSet<char> = text.chars().collect::<HashSet<_>>().into_iter().filter(|c| begins(*c)).collect();
-    while let Some(c) = text[at..].chars().next() {
-        if !begins.contains(&c) {
-            at += c.len_utf8();
-            continue;
-        }
+/// Where special tokens stand in a text: the leftmost, of those the longest, then what does not overlap it.
+fn occurrences(text: &str, special: &[String]) -> Vec<Range<usize>> {
+    let begins: HashSet<char> = special.iter().filter_map(|token| token.chars().next()).collect();
+    let (mut found, mut end) = (Vec::new(), 0);
+    for (at, _) in text.char_indices().filter(|(_, c)| begins.contains(c)) {
         let longest = special.iter().filter(|token| text[at..].starts_with(token.as_str())).map(String::len).max();
-        let Some(length) = longest else {
-            at += c.len_utf8();
-            continue;
-        };
-        let out = marked.get_or_insert_with(String::new);
-        out.push_str(&text[done..at]);
-        out.push(open);
-        out.push_str(&text[at..at + length]);
-        out.push(close);
-        at += length;
-        done = at;
+        if let (true, Some(length)) = (at >= end, longest) {
+            end = at + length;
+            found.push(at..end);
+        }
     }
-    marked.map(|mut out| {
-        out.push_str(&text[done..]);
-        out
-    })
+    found
 }
 
-/// The text without marks, and where a special token stood between two; `None` if marks stand otherwise.
+/// The special tokens of `text` in which anything was typed; `None` if the marked rendering is another text.
+fn typed_signs(marked: &str, back: &HashMap<char, char>, text: &str, special: &[String]) -> Option<Vec<Range<usize>>> {
+    let mut typed = Vec::new();
+    let mut rest = text.char_indices();
+    for c in marked.chars() {
+        let (at, same) = rest.next()?;
+        let sign = back.get(&c);
+        if *sign.unwrap_or(&c) != same {
+            return None;
+        }
+        typed.extend(sign.map(|_| at));
+    }
+    let touched = |range: &Range<usize>| {
+        let next = typed.partition_point(|at| *at < range.start);
+        typed.get(next).is_some_and(|at| *at < range.end)
+    };
+    let found = || occurrences(text, special).into_iter().filter(touched).collect();
+    rest.next().is_none().then(found)
+}
+
+/// A text with marks around parts of it.
+fn around(text: &str, parts: &[Range<usize>], (open, close): (char, char)) -> String {
+    let (mut marked, mut done) = (String::with_capacity(text.len()), 0);
+    for part in parts {
+        marked.push_str(&text[done..part.start]);
+        marked.push(open);
+        marked.push_str(&text[part.clone()]);
+        marked.push(close);
+        done = part.end;
+    }
+    marked + &text[done..]
+}
+
+/// The text without marks, and where a special token stands between two. `None` if marks stand otherwise, or if a template
+/// put a special token between them.
 fn unmark(marked: &str, special: &[String], (open, close): (char, char)) -> Option<(String, Vec<Range<usize>>)> {
     let (mut text, mut typed, mut begin) = (String::with_capacity(marked.len()), Vec::new(), None);
     for c in marked.chars() {
@@ -238,11 +277,13 @@ fn unmark(marked: &str, special: &[String], (open, close): (char, char)) -> Opti
                 return None;
             }
         } else if c == close {
-            let begin = begin.take()?;
-            if !special.iter().any(|token| **token == text[begin..]) {
-                return None;
+            let part = begin.take()?..text.len();
+            match &occurrences(&text[part.clone()], special)[..] {
+                // The template made it another text.
+                [] => {}
+                [whole] if whole.len() == part.len() => typed.push(part),
+                _ => return None,
             }
-            typed.push(begin..text.len());
         } else {
             text.push(c);
         }

@@ -8,10 +8,14 @@
 use super::{ChatPrompt, TextError, TextStream, cut::Cutter, decoder::Decoder, error::no_panic};
 use coexec_model::{TokenId, TokenizerData};
 use std::{
+    collections::HashSet,
     fmt,
     sync::{Arc, OnceLock},
 };
-use tokenizers::{AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, TokenizerImpl};
+use tokenizers::{
+    AddedToken, DecoderWrapper, Model as _, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, TokenizerImpl,
+    models::unigram::Unigram,
+};
 
 /// The library's tokenizer, with its texts cut here.
 type Library = TokenizerImpl<ModelWrapper, NormalizerWrapper, Cutter, PostProcessorWrapper, DecoderWrapper>;
@@ -53,7 +57,7 @@ pub struct Tokenizer {
 struct Inner {
     library: Library,
     /// The same, for which special tokens in a text are text; made when it is needed.
-    plain: OnceLock<Library>,
+    plain: OnceLock<Plain>,
     decoder: Decoder,
     bos: Option<TokenId>,
     /// BOS is missing in `tokenizer.json` although the model wants it.
@@ -62,6 +66,13 @@ struct Inner {
     processor_adds_bos: bool,
     end_tokens: Vec<TokenId>,
     vocab_size: usize,
+}
+
+/// A tokenizer for which special tokens are text.
+struct Plain {
+    library: Library,
+    /// What stands for text that the vocabulary lacks.
+    unknown: Option<u32>,
 }
 
 impl fmt::Debug for Tokenizer {
@@ -169,16 +180,19 @@ impl Tokenizer {
         if text.contains(BEFORE) {
             return Err(refused("it contains coexec's own mark".to_owned()));
         }
-        let plain = self.inner.plain.get_or_init(|| {
-            let mut plain = self.inner.library.clone();
-            plain.set_encode_special_tokens(true);
-            plain.add_tokens(&[AddedToken::from(BEFORE, false).normalized(false)]);
-            plain
-        });
+        let plain = self.inner.plain.get_or_init(|| Plain::new(&self.inner.library, &self.special_tokens()));
         let whole = if continues { format!("{BEFORE}{text}") } else { text.to_owned() };
-        let work = || plain.encode_fast(whole, false).map_err(|e| e.to_string());
+        let work = || plain.library.encode_fast(whole, false).map_err(|e| e.to_string());
         let encoding = no_panic(work, refused)?;
-        Ok(encoding.get_ids().iter().skip(usize::from(continues)).map(|&id| TokenId(id)).collect())
+        let ids = encoding.get_ids().iter().skip(usize::from(continues));
+        let made = ids.clone().find(|id| Some(**id) != plain.unknown && self.is_special(TokenId(**id)));
+        if let Some(id) = made {
+            let token = self.token_text(TokenId(*id)).unwrap_or_default();
+            return Err(refused(format!(
+                "this tokenizer makes the special token {token:?} of ordinary text: leave it out, or let special tokens count"
+            )));
+        }
+        Ok(ids.map(|&id| TokenId(id)).collect())
     }
 
     /// The special tokens, as they are found in texts.
@@ -305,4 +319,41 @@ fn end_tokens(library: &Library, data: &TokenizerData) -> Vec<TokenId> {
         }
     }
     result
+}
+
+impl Plain {
+    fn new(library: &Library, special: &[AddedToken]) -> Self {
+        let mut library = library.clone();
+        library.set_encode_special_tokens(true);
+        let unknown = match library.get_model() {
+            ModelWrapper::BPE(model) => model.unk_token.as_deref().and_then(|unknown| model.token_to_id(unknown)),
+            ModelWrapper::WordPiece(model) => model.token_to_id(&model.unk_token),
+            ModelWrapper::WordLevel(model) => model.token_to_id(&model.unk_token),
+            ModelWrapper::Unigram(model) => {
+                let renamed = without_special_pieces(model, special);
+                let (unknown, model) = renamed.map_or((None, None), |(unknown, model)| (unknown, Some(model)));
+                if let Some(model) = model {
+                    library.with_model(model);
+                }
+                unknown
+            }
+        };
+        library.add_tokens(&[AddedToken::from(BEFORE, false).normalized(false)]);
+        Self { library, unknown }
+    }
+}
+
+/// The unknown piece, and the pieces with those of special tokens renamed so that no text has them: Unigram takes the likeliest
+/// pieces that make up a text, whatever they stand for.
+fn without_special_pieces(model: &Unigram, special: &[AddedToken]) -> Option<(Option<u32>, Unigram)> {
+    let special: HashSet<&str> = special.iter().map(|token| token.content.as_str()).collect();
+    let mut json = serde_json::to_value(model).ok()?;
+    for (id, piece) in json.get_mut("vocab")?.as_array_mut()?.iter_mut().enumerate() {
+        if piece.get(0).and_then(serde_json::Value::as_str).is_some_and(|text| special.contains(text)) {
+            piece[0] = format!("\u{FDD0}{id}\u{FDD0}").into();
+        }
+    }
+    let unknown = json.get("unk_id").and_then(serde_json::Value::as_u64).and_then(|id| u32::try_from(id).ok());
+    // From text: the library borrows strings of what it reads.
+    Some((unknown, serde_json::from_str(&json.to_string()).ok()?))
 }

@@ -38,13 +38,18 @@ pub(super) fn open_mapped(path: &Path, map: Mapping) -> Result<Store, SourceErro
     let naming = Naming { name: &name, interleaved_qk, supported: parse::SUPPORTED, path };
     let files = vec![StoreFile { path: path.to_owned(), map }];
     let store = Store::locate(config, tokenizer, files, &mut tensors, &naming, "GGUF file")?;
-    for name in tensors.keys() {
-        if name.ends_with(".attn_rot_embd.weight") || name.ends_with(".attn_rot_embd") {
+    for (name, raw) in &tensors {
+        let harmless = name.ends_with(".attn_rot_embd.weight")
+            || name.ends_with(".attn_rot_embd")
+            // As in Hugging Face directories: what is zero adds nothing.
+            || (name.ends_with(".bias") && store.is_zero(raw));
+        if harmless {
             tracing::trace!(tensor = %shorten(name), "tensor not needed");
             continue;
         }
         let hint = match name {
             n if n.ends_with("attn_output.bias") => "a bias of the output projection is not supported",
+            n if n.contains(".ffn_") && n.ends_with(".bias") => "biases in the feed-forward part are not supported",
             n if n.contains("_exps") || n.contains("_shexp") => "mixtures of experts are not supported",
             n if n.starts_with("rope_factors") => "longrope scaling is not supported",
             _ => "importing without it would be another model",

@@ -66,13 +66,22 @@ struct Merge<'a> {
     chars: (usize, usize),
 }
 
+/// Whether merges go through the token. Unused pieces are on the way to used ones, and what a text holds of a user-defined
+/// one is joined like any other; structure is never made of text.
+fn is_piece(token: &Token<'_>) -> bool {
+    matches!(token.kind, TokenKind::Normal | TokenKind::Unused | TokenKind::UserDefined)
+}
+
 /// Every cut of a piece into two pieces, best-scored pieces first.
 fn merges<'a>(meta: &Meta<'_>, tokens: &[Token<'a>]) -> Result<Vec<Merge<'a>>, SourceError> {
     let pieces: HashMap<&str, u32> =
-        (0u32..).zip(tokens).filter(|(_, t)| t.kind == TokenKind::Normal).map(|(id, t)| (t.text, id)).collect();
+        (0u32..).zip(tokens).filter(|(_, t)| is_piece(t)).map(|(id, t)| (t.text, id)).collect();
     let mut all = Vec::new();
-    for token in tokens.iter().filter(|t| t.kind == TokenKind::Normal) {
+    for token in tokens.iter().filter(|t| is_piece(t)) {
         if token.text.len() > MAX_PIECE_BYTES {
+            if token.kind != TokenKind::Normal {
+                continue;
+            }
             let reason = format!("piece `{}` is longer than {MAX_PIECE_BYTES} bytes", shorten(token.text));
             return meta.check.fail("tokenizer.ggml.tokens", reason);
         }

@@ -51,19 +51,19 @@ pub(super) fn read(meta: &Meta<'_>, config: &mut DecoderConfig) -> Result<Tokeni
     };
     let mut tokens = tokens(meta, config.vocab_size, model == "llama")?;
     let said = |key: &str| special_id(meta, key, tokens.len());
-    // Where a file says nothing, the ids of the first models of its type hold, if something like it stands there.
-    let usual = |key: &str, id: u32| {
-        let is_said = meta.gguf.metadata.contains_key(format!("tokenizer.ggml.{key}_token_id").as_str());
+    // Where a file says nothing of use, the ids of the first models of its type hold, if something like it stands there.
+    let usual = |id: u32| {
         let structural = |t: &&Token<'_>| matches!(t.kind, TokenKind::Control | TokenKind::Unknown);
-        tokens.get(id as usize).filter(structural).filter(|_| !is_said).map(|_| TokenId(id))
+        tokens.get(id as usize).filter(structural).map(|_| TokenId(id))
     };
     let (usual_bos, usual_eos, usual_unknown) = if model == "llama" { (1, 2, 0) } else { (11, 11, u32::MAX) };
-    config.bos_token_id = said("bos").or_else(|| usual("bos", usual_bos));
-    config.eos_token_ids.extend(said("eos").or_else(|| usual("eos", usual_eos)));
-    for key in ["eot", "eom"] {
+    config.bos_token_id = said("bos").or_else(|| usual(usual_bos));
+    config.eos_token_ids.extend(said("eos").or_else(|| usual(usual_eos)));
+    // As in llama.cpp, a text also ends where another file of its repository would begin.
+    for key in ["eot", "eom", "fim_pad", "fim_rep", "fim_sep"] {
         config.eos_token_ids.extend(said(key).filter(|t| !config.eos_token_ids.contains(t)));
     }
-    let unknown = said("unknown").or_else(|| usual("unknown", usual_unknown));
+    let unknown = said("unknown").or_else(|| usual(usual_unknown));
     let others = [("pad_token", said("padding")), ("sep_token", said("seperator")), ("sep_token", said("separator"))]
         .into_iter()
         .chain([("unk_token", unknown), ("mask_token", said("mask")), ("cls_token", said("cls"))])

@@ -13,6 +13,15 @@ use crate::{DecoderConfig, GenerationDefaults};
 use serde_json::Value;
 use std::path::Path;
 
+/// Whether the feed-forward part has biases: the tensors say whether they add anything.
+const MLP_BIAS: &str = "mlp_bias";
+
+/// Whether the text of a `config.json` promises biases of the feed-forward part; only Llama's class knows them.
+pub(super) fn promises_mlp_biases(path: &Path, text: &str, config: &DecoderConfig) -> Result<bool, SourceError> {
+    let says = json_object(path, text)?.get(MLP_BIAS).and_then(Value::as_bool);
+    Ok(says == Some(true) && config.architecture == "llama")
+}
+
 /// Parses the text of `config.json`, and of `generation_config.json` where there is one.
 pub(super) fn parse(path: &Path, text: &str, generation: Option<(&Path, &str)>) -> Result<DecoderConfig, SourceError> {
     let map = json_object(path, text)?;
@@ -20,6 +29,7 @@ pub(super) fn parse(path: &Path, text: &str, generation: Option<(&Path, &str)>) 
     let arch = architecture(&c)?;
     c.refuse_other_maths()?;
     c.refuse_null("hidden_act")?;
+    c.boolean(MLP_BIAS)?;
     quantized::from_config(path, &map)?;
 
     let hidden_size = c.size("hidden_size", MAX_HIDDEN, arch::HIDDEN_SIZE)?;

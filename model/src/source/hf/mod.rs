@@ -63,6 +63,13 @@ pub fn open(dir: &Path) -> Result<impl ModelSource + use<>, SourceError> {
         let files: Vec<(&Path, &[u8])> = files.iter().map(|f| (&*f.path, &*f.map)).collect();
         quantized::join(settings, &files, &mut tensors)?;
     }
+    if config::promises_mlp_biases(&config_path, &config_text, &config)?
+        && !tensors.keys().any(|name| name.ends_with(".mlp.down_proj.bias"))
+    {
+        let reason =
+            "true, but the biases of the feed-forward part (`mlp.down_proj.bias`) are missing: get the whole model";
+        return Err(SourceError::setting(&config_path, "mlp_bias", reason));
+    }
     let bare = !tensors.keys().any(|name| name.starts_with("model."));
     let prefix = if bare { "" } else { "model." };
     head::tie(dir, &format!("{prefix}embed_tokens.weight"), &mut config, &files, &mut tensors);

@@ -6,7 +6,7 @@
 use super::super::settings::shorten;
 use super::{MAX_JSON_BYTES, SourceError, json_object, read_optional};
 use serde_json::{Map, Value, json};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 /// The names that every tokenizer has, in transformers' order.
@@ -29,12 +29,15 @@ struct Added {
     special: bool,
     /// `single_word`, `lstrip`, `rstrip`, `normalized`.
     flags: [bool; 4],
+    /// Its flags count, whatever `tokenizer.json` says of the same token.
+    overrides: bool,
 }
 
 const FLAGS: [&str; 4] = ["single_word", "lstrip", "rstrip", "normalized"];
 
 impl SpecialTokens {
-    /// Reads `tokenizer_config.json` (already parsed), and what old versions wrote if it lists no added tokens itself.
+    /// Reads `tokenizer_config.json` (already parsed), and what old versions wrote if it lists no added tokens itself; of the
+    /// same name, what they wrote counts, as in transformers.
     pub(super) fn read(dir: &Path, path: &Path, settings: &Map<String, Value>) -> Result<Self, SourceError> {
         let mut result = Self::default();
         match settings.get("added_tokens_decoder") {
@@ -44,36 +47,47 @@ impl SpecialTokens {
                         let reason = format!("`{}` is no token id", shorten(id));
                         return Err(SourceError::setting(path, "added_tokens_decoder", reason));
                     };
-                    result.added.push(added(path, "added_tokens_decoder", token, Some(id), false)?);
+                    let token = added(path, "added_tokens_decoder", token, Some(id), false)?;
+                    result.added.push(Added { overrides: true, ..token });
                 }
                 result.added.sort_by_key(|token| token.id);
+                result.take(path, settings)?;
             }
-            None | Some(Value::Null) => result.read_old(dir)?,
+            None | Some(Value::Null) => {
+                result.take(path, settings)?;
+                result.read_old(dir)?;
+            }
             Some(_) => {
                 return Err(SourceError::setting(path, "added_tokens_decoder", "is no object of tokens by id"));
             }
         }
-        result.take(path, settings)?;
         Ok(result)
     }
 
-    /// `added_tokens.json` and `special_tokens_map.json`.
+    /// `special_tokens_map.json` and `added_tokens.json`.
     fn read_old(&mut self, dir: &Path) -> Result<(), SourceError> {
+        let path = dir.join("special_tokens_map.json");
+        if let Some(text) = read_optional(&path, MAX_JSON_BYTES)? {
+            self.take(&path, &json_object(&path, &text)?)?;
+        }
         let path = dir.join("added_tokens.json");
         if let Some(text) = read_optional(&path, MAX_JSON_BYTES)? {
             for (content, id) in json_object(&path, &text)? {
                 let Some(id) = id.as_u64().and_then(|id| u32::try_from(id).ok()) else {
                     return Err(SourceError::setting(&path, shorten(&content), "its value is no token id"));
                 };
-                self.added.push(Added { id: Some(id), content, special: false, flags: [false; 4] });
+                match self.added.iter_mut().find(|token| token.content == content) {
+                    Some(named) => named.id = Some(id),
+                    // Ordinary ones are found in the normalised text.
+                    None => {
+                        let flags = FLAGS.map(|name| name == "normalized");
+                        self.added.push(Added { id: Some(id), content, special: false, flags, overrides: false });
+                    }
+                }
             }
-            self.added.sort_by_key(|token| token.id);
+            self.added.sort_by_key(|token| (token.id.is_none(), token.id));
         }
-        let path = dir.join("special_tokens_map.json");
-        match read_optional(&path, MAX_JSON_BYTES)? {
-            Some(text) => self.take(&path, &json_object(&path, &text)?),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Named tokens and lists; those of `settings` win over what was taken before.
@@ -133,7 +147,7 @@ fn added(path: &Path, key: &str, value: &Value, id: Option<u32>, special: bool) 
     let special = special || flag("special", false);
     // Ordinary added tokens are found in the normalised text unless the file says otherwise.
     let flags = FLAGS.map(|name| flag(name, name == "normalized" && value.is_object() && !special));
-    Ok(Added { id, content: content.clone(), special, flags })
+    Ok(Added { id, content: content.clone(), special, flags, overrides: false })
 }
 
 /// `tokenizer_json` with the tokens that it lacks; `None` if it lacks none.
@@ -148,9 +162,11 @@ pub(super) fn complete(
 ) -> Result<Option<String>, SourceError> {
     let malformed = |reason: String| SourceError::malformed(path, "tokenizer.json", reason);
     let known: Known = serde_json::from_str(tokenizer_json).map_err(|e| malformed(shorten(&e.to_string())))?;
-    let known: HashMap<&str, bool> = known.added_tokens.iter().map(|t| (t.content.as_str(), t.special)).collect();
+    let known: HashMap<&str, &KnownToken> = known.added_tokens.iter().map(|t| (t.content.as_str(), t)).collect();
     let changes = |token: &&Added| {
-        !token.content.is_empty() && known.get(token.content.as_str()).is_none_or(|special| token.special && !special)
+        let differs =
+            |known: &&KnownToken| token.special && !known.special || token.overrides && token.flags != known.flags();
+        !token.content.is_empty() && known.get(token.content.as_str()).is_none_or(differs)
     };
     let wanted: Vec<&Added> = tokens.added.iter().filter(changes).collect();
     if wanted.is_empty() {
@@ -161,17 +177,31 @@ pub(super) fn complete(
         Some(Value::Array(list)) => list,
         _ => Vec::new(),
     };
-    // Only vocabularies by text can be extended; that is all but Unigram's list.
+    // A vocabulary by text holds its added tokens too; behind a list (Unigram's) they get the ids that follow.
+    let by_place: HashMap<String, u64> = match json.pointer("/model/vocab").and_then(Value::as_array) {
+        Some(list) => {
+            (0u64..).zip(list).filter_map(|(id, piece)| Some((piece.get(0)?.as_str()?.to_owned(), id))).collect()
+        }
+        None => HashMap::new(),
+    };
     let mut vocab = json.pointer_mut("/model/vocab").filter(|v| v.is_object()).and_then(Value::as_object_mut);
-    let ids = |list: &[Value]| list.iter().filter_map(|t| t.get("id")?.as_u64()).collect::<Vec<_>>();
-    let in_vocab = |vocab: Option<&Map<String, Value>>, text: &str| vocab?.get(text)?.as_u64();
-    let mut taken: std::collections::HashSet<u64> = ids(&list).into_iter().collect();
+    let in_vocab = |vocab: Option<&Map<String, Value>>, text: &str| match vocab {
+        Some(vocab) => vocab.get(text)?.as_u64(),
+        None => by_place.get(text).copied(),
+    };
+    let mut taken: HashSet<u64> = list.iter().filter_map(|t| t.get("id")?.as_u64()).collect();
     taken.extend(vocab.iter().flat_map(|v| v.values()).filter_map(Value::as_u64));
+    taken.extend(by_place.values());
     let mut changed = false;
     for token in wanted {
         if let Some(known) = list.iter_mut().find(|t| t.get("content").and_then(Value::as_str) == Some(&token.content))
         {
-            known["special"] = true.into();
+            if token.special {
+                known["special"] = true.into();
+            }
+            if token.overrides {
+                FLAGS.into_iter().zip(token.flags).for_each(|(name, value)| known[name] = value.into());
+            }
             changed = true;
             continue;
         }
@@ -180,15 +210,17 @@ pub(super) fn complete(
             None => {
                 let free = |id: &u64| !taken.contains(id);
                 let next = taken.iter().max().map_or(0, |id| id + 1);
-                let id = token.id.map(u64::from).filter(free).unwrap_or(next);
-                let Some(vocab) = vocab.as_mut().filter(|_| id < u64::from(vocab_size)) else {
+                let id = token.id.map(u64::from).filter(|id| free(id) && vocab.is_some()).unwrap_or(next);
+                if id >= u64::from(vocab_size) {
                     tracing::warn!(
                         file = %path.display(), token = %shorten(&token.content), id,
                         "a special token without a row in the model is left out"
                     );
                     continue;
-                };
-                vocab.insert(token.content.clone(), id.into());
+                }
+                if let Some(vocab) = &mut vocab {
+                    vocab.insert(token.content.clone(), id.into());
+                }
                 id
             }
         };
@@ -226,4 +258,19 @@ struct KnownToken {
     content: String,
     #[serde(default)]
     special: bool,
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    #[serde(default)]
+    normalized: bool,
+}
+
+impl KnownToken {
+    /// In the order of [`FLAGS`].
+    fn flags(&self) -> [bool; 4] {
+        [self.single_word, self.lstrip, self.rstrip, self.normalized]
+    }
 }

@@ -27,6 +27,10 @@ pub(super) fn read(dir: &Path, config: &mut DecoderConfig) -> Result<TokenizerDa
         Some(text) => json_object(&settings_path, &text)?,
         None => Map::new(),
     };
+    if settings.get("split_special_tokens") == Some(&Value::Bool(true)) {
+        let reason = "true: special tokens would be text, also those of the chat template: set it to false";
+        return Err(SourceError::setting(&settings_path, "split_special_tokens", reason));
+    }
     let chat_templates = chat_templates(dir, &settings_path, &settings)?;
     let mut tokens = SpecialTokens::read(dir, &settings_path, &settings)?;
     let Some(mut tokenizer_json) = tokenizer_json else {

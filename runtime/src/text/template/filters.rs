@@ -276,7 +276,8 @@ fn sorted(c: &Call<'_, '_, '_, '_>, mut items: Vec<(Vec<Value>, Value)>, reverse
     let mut failed = None;
     items.sort_by(|(a, _), (b, _)| {
         let mut order = Ordering::Equal;
-        for (a, b) in a.iter().zip(b) {
+        // Two that lack what is sorted by are alike.
+        for (a, b) in a.iter().zip(b).filter(|(a, b)| !(a.is_undefined() && b.is_undefined())) {
             match operators::order("<", a, b, 0) {
                 Ok(Some(Ordering::Equal) | None) => {}
                 Ok(Some(found)) => {

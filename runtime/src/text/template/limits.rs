@@ -8,7 +8,7 @@ use super::calls::{Args, Call, Items, ItemsKind, error, fail, integer, is_dict, 
 use super::operators::{Function, OPERATORS};
 use super::{CivilTime, filters::FILTERS, methods, predicates::TESTS, python};
 use minijinja::{
-    Environment, Error, ErrorKind, State, Value, functions,
+    AutoEscape, Environment, Error, ErrorKind, State, Value, functions,
     value::{Rest, ValueKind, ValueOrKwargs},
 };
 use std::sync::{
@@ -125,14 +125,17 @@ pub(super) fn install(environment: &mut Environment<'_>, budget: &Arc<Budget>, n
     }
     install_functions(environment, budget, now);
     let own = Arc::clone(budget);
-    environment.set_formatter(move |out, _, value| {
+    environment.set_formatter(move |out, state, value| {
+        // In `{% autoescape true %}`.
+        let escapes = *state.auto_escape() != AutoEscape::None && !value.is_safe();
         let written = match value.as_str() {
-            Some(text) => own.charge(text.len() as u64).map(|()| out.write_str(text))?,
-            None => {
+            Some(text) if !escapes => own.charge(text.len() as u64).map(|()| out.write_str(text))?,
+            _ => {
                 let mut text = python::Text::new(own.left_bytes());
                 python::write_str(&mut text, value)?;
-                own.charge(text.text.len() as u64)?;
-                out.write_str(&text.text)
+                let text = if escapes { python::escape(&text.text) } else { text.text };
+                own.charge(text.len() as u64)?;
+                out.write_str(&text)
             }
         };
         written.map_err(|_| Error::new(ErrorKind::WriteFailure, "the output cannot be written"))

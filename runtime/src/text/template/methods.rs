@@ -251,7 +251,8 @@ fn of_str(c: &Call<'_, '_, '_, '_>, text: &str, name: &str, args: Args) -> Resul
     let texts = |parts: Vec<String>| c.list(parts.into_iter().map(Value::from).collect(), false);
     match name {
         "upper" => c.text(text.to_uppercase()),
-        "lower" | "casefold" => c.text(text.to_lowercase()),
+        "lower" => c.text(text.to_lowercase()),
+        "casefold" => c.text(text.chars().flat_map(casefold).collect()),
         "capitalize" => c.text(capitalize(text)),
         "title" => c.text(title(text)),
         "swapcase" => c.text(
@@ -335,7 +336,10 @@ fn of_str(c: &Call<'_, '_, '_, '_>, text: &str, name: &str, args: Args) -> Resul
         "center" | "ljust" | "rjust" | "zfill" => {
             let args = args.expect(name, &["width", "fillchar"])?;
             let width = usize::try_from(integer(args.required(0, "width")?)?).unwrap_or(0);
-            let fill = args.text(1, "fillchar")?.and_then(|f| f.chars().next()).unwrap_or(' ');
+            let mut fill = args.text(1, "fillchar")?.unwrap_or(" ").chars();
+            let (Some(fill), None) = (fill.next(), fill.next()) else {
+                return fail("The fill character must be exactly one character long");
+            };
             c.budget.charge(width as u64 * 4)?;
             c.text(pad(text, width, fill, name))
         }
@@ -365,10 +369,7 @@ fn of_str(c: &Call<'_, '_, '_, '_>, text: &str, name: &str, args: Args) -> Resul
         "isupper" => Ok(Value::from(text.chars().any(char::is_uppercase) && !text.chars().any(char::is_lowercase))),
         "istitle" => Ok(Value::from(text.chars().any(cased) && title(text) == text)),
         "isspace" => every(is_space),
-        "isalpha" => every(char::is_alphabetic),
-        "isalnum" => every(char::is_alphanumeric),
-        "isdigit" | "isdecimal" => every(|c| c.is_numeric() && !c.is_alphabetic()),
-        "isnumeric" => every(char::is_numeric),
+        "isalpha" | "isalnum" | "isdecimal" | "isdigit" | "isnumeric" => Ok(Value::from(is_all(text, name)?)),
         "isascii" => Ok(Value::from(text.is_ascii())),
         "isprintable" => Ok(Value::from(text.chars().all(python::is_printable))),
         "isidentifier" => Ok(Value::from(
@@ -377,6 +378,31 @@ fn of_str(c: &Call<'_, '_, '_, '_>, text: &str, name: &str, args: Args) -> Resul
         )),
         _ => fail(format!("str.{name} is not supported in chat templates")),
     }
+}
+
+/// Characters that are digits though they are no decimal ones, as powers and numbers in circles.
+const DIGITS: &str = r"\u{B2}-\u{B3}\u{B9}\u{1369}-\u{1371}\u{19DA}\u{2070}\u{2074}-\u{2079}\u{2080}-\u{2089}\u{2460}-\u{2468}\u{2474}-\u{247C}\u{2488}-\u{2490}\u{24EA}\u{24F5}-\u{24FD}\u{24FF}\u{2776}-\u{277E}\u{2780}-\u{2788}\u{278A}-\u{2792}\u{10A40}-\u{10A43}\u{10E60}-\u{10E68}\u{11052}-\u{1105A}\u{1F100}-\u{1F10A}";
+/// Letters that are numbers: those of Chinese.
+const NUMERALS: &str = r"㐅㒃㠪㭍一七万三九二五亖亿什仟仨伍佰億兆兩八六十千卄卅卌叁参參叄四壱壹幺廾廿弌弍弎弐拾捌柒漆玖百肆萬貮貳贰阡陆陌陸零\u{F96B}\u{F973}\u{F978}\u{F9B2}\u{F9D1}\u{F9D3}\u{F9FD}\u{20001}\u{20064}\u{200E2}\u{20121}\u{2092A}\u{20983}\u{2098C}\u{2099C}\u{20AEA}\u{20AFD}\u{20B19}\u{22390}\u{22998}\u{23B1B}\u{2626D}\u{2F890}";
+
+/// Whether a text is not empty and all of Unicode's class that Python's method `name` asks for.
+fn is_all(text: &str, name: &str) -> Result<bool> {
+    let class = match name {
+        "isalpha" => r"\p{L}".to_owned(),
+        "isdecimal" => r"\p{Nd}".to_owned(),
+        "isdigit" => format!(r"\p{{Nd}}{DIGITS}"),
+        "isnumeric" => format!(r"\p{{N}}{NUMERALS}"),
+        _ => r"\p{L}\p{N}".to_owned(),
+    };
+    let all = regex_automata::meta::Regex::new(&format!(r"\A[{class}]+\z"));
+    Ok(all.map_err(|e| error(e.to_string()))?.is_match(text))
+}
+
+/// What is alike whatever its case.
+fn casefold(c: char) -> impl Iterator<Item = char> {
+    // The one letter whose capital is another letter's.
+    let upper = (c != 'ı').then(|| c.to_uppercase().flat_map(char::to_lowercase));
+    upper.is_none().then_some(c).into_iter().chain(upper.into_iter().flatten())
 }
 
 /// `text.replace(old, new, count)`.
@@ -400,6 +426,7 @@ pub(super) fn pad(text: &str, width: usize, fill: char, how: &str) -> String {
     match how {
         "ljust" => format!("{text}{}", fills(missing)),
         "rjust" => format!("{}{text}", fills(missing)),
+        "middle" => format!("{}{text}{}", fills(missing / 2), fills(missing - missing / 2)),
         "zfill" => {
             let (sign, digits) = text.split_at(usize::from(text.starts_with(['-', '+'])));
             format!("{sign}{}{digits}", "0".repeat(missing))

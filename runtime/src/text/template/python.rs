@@ -4,6 +4,7 @@ use super::calls::{
     Args, Items, ItemsKind, Result, dig, error, fail, integer, is_dict, is_namespace, iterate, type_name,
 };
 use super::limits::{Budget, MAX_COUNT};
+use super::methods;
 use super::operators::{Number, as_number, subscript};
 use minijinja::{
     Error, ErrorKind, Value,
@@ -163,9 +164,62 @@ fn field(budget: &Budget, style: FormatStyle, spec: &str, value: Value) -> Resul
     if numbers.into_iter().any(|digits| digits.parse().is_ok_and(|n: usize| n > MAX_COUNT) || digits.len() > 9) {
         return fail(format!("format with a number above {MAX_COUNT}"));
     }
-    let text = format(style, spec, &[value])?;
+    let text = match value.as_str() {
+        // The engine counts bytes.
+        Some(text) => text_field(style, spec, text)?,
+        None => format(style, spec, &[value])?,
+    };
     budget.charge(text.len() as u64)?;
     Ok(text)
+}
+
+/// A text as wide as `spec` asks, in characters: `%-5.3s` or `{:*^5.3}`.
+fn text_field(style: FormatStyle, spec: &str, text: &str) -> Result<String> {
+    let mut rest = match style {
+        FormatStyle::Printf => spec.strip_prefix('%'),
+        _ => spec.strip_prefix("{:").and_then(|spec| spec.strip_suffix('}')),
+    }
+    .unwrap_or(spec);
+    let (mut fill, mut how) = (' ', "ljust");
+    let side = |sign: Option<char>| match sign? {
+        '<' => Some("ljust"),
+        '>' => Some("rjust"),
+        '^' => Some("middle"),
+        _ => None,
+    };
+    if let FormatStyle::Printf = style {
+        let flags = rest.len() - rest.trim_start_matches(['-', '+', ' ', '#', '0']).len();
+        how = if rest[..flags].contains('-') { "ljust" } else { "rjust" };
+        rest = &rest[flags..];
+    } else {
+        let mut signs = rest.chars();
+        let (first, second) = (signs.next(), signs.next());
+        if let (Some(own), Some(found)) = (first, side(second)) {
+            (fill, how) = (own, found);
+            rest = signs.as_str();
+        } else if let Some(found) = side(first) {
+            how = found;
+            rest = &rest[1..];
+        }
+        if fill == ' ' && rest.starts_with('0') {
+            fill = '0';
+        }
+    }
+    let (width, precision) = rest
+        .trim_end_matches('s')
+        .split_once('.')
+        .map_or_else(|| (rest.trim_end_matches('s'), None), |(width, precision)| (width, Some(precision)));
+    let number = |digits: &str| match digits {
+        "" => Ok(0),
+        digits => {
+            digits.parse::<usize>().map_err(|_| error(format!("unknown format code for object of type 'str': {rest}")))
+        }
+    };
+    let text = match precision {
+        Some(precision) => text.chars().take(number(precision)?).collect(),
+        None => text.to_owned(),
+    };
+    Ok(methods::pad(&text, number(width)?, fill, how))
 }
 
 /// `format % values`.
@@ -269,8 +323,10 @@ pub(super) fn braces(budget: &Budget, text: &str, args: &Args) -> Result<String>
         let value = match (conversion, value.kind()) {
             ("r" | "a", _) => Value::from(repr(budget, &value)?),
             ("s", _) => Value::from(display(budget, &value)?),
-            (_, ValueKind::String | ValueKind::Number) if !spec.is_empty() => value,
-            _ => Value::from(display(budget, &value)?),
+            _ if spec.is_empty() => Value::from(display(budget, &value)?),
+            (_, ValueKind::String | ValueKind::Number) => value,
+            (_, ValueKind::Bool) => Value::from(i64::from(value.is_true())),
+            _ => return fail(format!("unsupported format string passed to {}.__format__", type_name(&value))),
         };
         match spec {
             "" => out.push(&display(budget, &value)?)?,
@@ -316,6 +372,10 @@ pub(super) struct JsonStyle {
 impl JsonStyle {
     /// From the arguments of transformers' `tojson`: `ensure_ascii, indent, separators, sort_keys`.
     pub(super) fn new(args: &Args) -> Result<Self> {
+        const NAMES: [&str; 4] = ["ensure_ascii", "indent", "separators", "sort_keys"];
+        if let Some((name, _)) = args.named().iter().find(|(name, _)| !NAMES.contains(&name.as_str())) {
+            return fail(format!("tojson() got an unexpected keyword argument '{name}'"));
+        }
         let indent = match args.some(1, "indent") {
             Some(indent) => match indent.as_str() {
                 Some(text) => Some(text.to_owned()),

@@ -5,6 +5,7 @@
 //! comments and the marks that strip spaces stay, and every line keeps its number.
 
 use super::expression::{Expressions, Unreadable};
+use std::collections::BTreeSet;
 
 /// The translated template; an error where a tag could not be read.
 pub(super) fn rewrite(source: &str) -> Result<String, Unreadable> {
@@ -76,24 +77,33 @@ fn statement<'a>(e: &mut Expressions<'a>) -> Result<(String, &'a str), Unreadabl
         "macro" => {
             let name = e.name()?;
             e.expect("(")?;
-            format!("macro {name}({})", parameters(e)?)
+            let (parameters, later) = parameters(e)?;
+            format!("macro {name}({parameters}){later}")
         }
         "call" => {
-            let own = if e.take("(") { format!("({})", parameters(e)?) } else { String::new() };
-            format!("call{own} {}", called(e)?)
+            let (own, later) = match e.take("(") {
+                true => parameters(e).map(|(own, later)| (format!("({own})"), later))?,
+                false => (String::new(), String::new()),
+            };
+            format!("call{own} {}{later}", called(e)?)
         }
         "filter" => format!("filter {}", filters(e)?),
         "with" => {
-            let mut all = Vec::new();
+            let (mut names, mut values) = (Vec::new(), Vec::new());
             while !e.is_at_end() {
-                let name = e.name()?;
+                names.push(e.name()?);
                 e.expect("=")?;
-                all.push(format!("{name} = {}", e.expression()?));
+                values.push(e.expression()?);
                 if !e.take(",") {
                     break;
                 }
             }
-            format!("with {}", all.join(", "))
+            // All at once: what one is called no other sees.
+            match (&names[..], &values[..]) {
+                ([], _) => "with".to_owned(),
+                ([name], [value]) => format!("with {name} = {value}"),
+                _ => format!("with ({}) = ({})|new__", names.join(", "), values.join(", ")),
+            }
         }
         // A scope of its own, as the macro that transformers makes of it has.
         "generation" => "with".to_owned(),
@@ -135,13 +145,17 @@ fn assignment(e: &mut Expressions<'_>) -> Result<String, Unreadable> {
     while !e.is_at_end() && !matches!(e.peek(), Some("=" | "|")) {
         target.push_str(e.next().ok_or(Unreadable)?.text);
     }
+    // In a macro the engine knows a namespace of the template only where its name is part of an expression.
+    let about: BTreeSet<&str> =
+        target.split(',').filter_map(|part| part.split_once('.')).map(|(name, _)| name.trim_matches('(')).collect();
+    let known: String = about.iter().map(|name| format!("if ({name} is defined) %}}{{% endif %}}{{% ")).collect();
     if e.take("=") {
-        return Ok(format!("set {target} = {}", e.tuple(true)?));
+        return Ok(format!("{known}set {target} = {}", e.tuple(true)?));
     }
     if e.take("|") {
-        return Ok(format!("set {target} | {}", filters(e)?));
+        return Ok(format!("{known}set {target} | {}", filters(e)?));
     }
-    Ok(format!("set {target}"))
+    Ok(format!("{known}set {target}"))
 }
 
 fn filters(e: &mut Expressions<'_>) -> Result<String, Unreadable> {
@@ -152,18 +166,30 @@ fn filters(e: &mut Expressions<'_>) -> Result<String, Unreadable> {
     Ok(all)
 }
 
-/// The parameters of a macro with their defaults, up to and with the closing bracket.
-fn parameters(e: &mut Expressions<'_>) -> Result<String, Unreadable> {
-    let mut all = Vec::new();
+/// The parameters of a macro with their defaults, up to and with the closing bracket; and tags that set those whose default
+/// is made of other parameters, which the engine does not see in defaults.
+fn parameters(e: &mut Expressions<'_>) -> Result<(String, String), Unreadable> {
+    let (mut all, mut names, mut later) = (Vec::new(), Vec::new(), String::new());
     while !e.take(")") {
         let name = e.name()?;
-        all.push(if e.take("=") { format!("{name}={}", e.expression()?) } else { name.to_owned() });
+        let default = if e.take("=") { Some(e.expression()?) } else { None };
+        let words =
+            |text: &str| text.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|word| names.contains(&word));
+        all.push(match default {
+            None => name.to_owned(),
+            Some(default) if words(&default) => {
+                later.push_str(&format!(" %}}{{% set {name} = ({name} if ({name} is defined) else {default})"));
+                name.to_owned()
+            }
+            Some(default) => format!("{name}={default}"),
+        });
+        names.push(name);
         if !e.take(",") {
             e.expect(")")?;
             break;
         }
     }
-    Ok(all.join(", "))
+    Ok((all.join(", "), later))
 }
 
 /// The call of a call block, which must stay one for the engine.
@@ -291,7 +317,10 @@ mod tests {
                 "{% for a, (b, c) in d.items() if e == 'in' %}",
                 "{% for a,(b,c) in d|call__('items')|iter__ if e|eq__('in') %}",
             ),
-            ("{%- set ns.x = a, 1.5 -%}", "{%- set ns.x = (a,1.5)|new__ -%}"),
+            ("{%- set ns.x = a, 1.5 -%}", "{%- if (ns is defined) %}{% endif %}{% set ns.x = (a,1.5)|new__ -%}"),
+            ("{% set ns.x %}{% endset %}", "{% if (ns is defined) %}{% endif %}{% set ns.x %}{% endset %}"),
+            ("{% macro m(a, b=a) -%}", "{% macro m(a, b) %}{% set b = (b if (b is defined) else a) -%}"),
+            ("{% with a=b, b=a %}", "{% with (a, b) = (b, a)|new__ %}"),
             ("{% set x = f(k=a, j=b ~ 'x') %}", "{% set x = f(k=a,j=b|concat__('x')) %}"),
             ("{% set x %}{% endset %}", "{% set x %}{% endset %}"),
             ("{% set x | trim %}", "{% set x | trim %}"),
