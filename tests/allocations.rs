@@ -36,9 +36,11 @@ fn decoding_allocates_nothing() {
             let region = Region::new(ALLOCATOR);
             run(6..26);
             let change = region.change();
-            assert_eq!(
-                (change.allocations, change.reallocations),
-                (0, 0),
+            // On a busy machine a worker may be given its first part only now: its two buffers then get their size. Whatever a
+            // token allocated would be there twenty times.
+            let first_parts = 2 * (threads - 1);
+            assert!(
+                change.allocations <= first_parts && change.reallocations == 0,
                 "{format} {kv:?} {threads} threads, {change:?}"
             );
         }

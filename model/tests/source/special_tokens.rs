@@ -234,7 +234,7 @@ fn what_the_settings_say_of_a_known_token_counts() {
     assert!(ids(&data, "H <|endoftext|>").len() > 2);
     // Of one name, what old versions wrote beside the settings counts, unless these list their tokens.
     let map = ("special_tokens_map.json", json!({"eos_token": "<|im_end|>"}));
-    let data = with(json!({"eos_token": "<|endoftext|>"}), &[map.clone()]).unwrap();
+    let data = with(json!({"eos_token": "<|endoftext|>"}), std::slice::from_ref(&map)).unwrap();
     assert_eq!(data.eos_token.as_deref(), Some("<|im_end|>"));
     let data = with(json!({"eos_token": "<|endoftext|>", "added_tokens_decoder": {}}), &[map]).unwrap();
     assert_eq!(data.eos_token.as_deref(), Some("<|endoftext|>"));
