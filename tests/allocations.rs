@@ -26,23 +26,24 @@ fn decoding_allocates_nothing() {
             let ids: Vec<TokenId> = (0..prompt).map(|i| TokenId(i * 7 % 500)).collect();
             session.prefill(&ids, &PrefillOptions::default()).expect("prefills");
             // The first tokens give buffers their size; the rest stays inside a page of K and V, which is allocated whole.
-            let mut run = |tokens: std::ops::Range<u32>| {
-                for i in tokens {
-                    let logits = session.decode(TokenId(i)).expect("decodes");
-                    assert!(logits.iter().all(|v| v.is_finite()));
-                }
+            let mut allocated = || {
+                session.truncate(prompt as usize);
+                let mut run = |tokens: std::ops::Range<u32>| {
+                    for i in tokens {
+                        let logits = session.decode(TokenId(i)).expect("decodes");
+                        assert!(logits.iter().all(|v| v.is_finite()));
+                    }
+                };
+                run(0..6);
+                let region = Region::new(ALLOCATOR);
+                run(6..26);
+                let change = region.change();
+                (change.allocations, change.reallocations)
             };
-            run(0..6);
-            let region = Region::new(ALLOCATOR);
-            run(6..26);
-            let change = region.change();
-            // On a busy machine a worker may be given its first part only now: its two buffers then get their size. Whatever a
-            // token allocated would be there twenty times.
-            let first_parts = 2 * (threads - 1);
-            assert!(
-                change.allocations <= first_parts && change.reallocations == 0,
-                "{format} {kv:?} {threads} threads, {change:?}"
-            );
+            // On a busy machine a worker is given its first part late, and its buffers get their size then: that happens once
+            // per worker and buffer. What tokens allocate would be there every time.
+            let seen: Vec<_> = (0..20).map(|_| allocated()).take_while(|change| *change != (0, 0)).collect();
+            assert!(seen.len() < 20, "{format} {kv:?} {threads} threads: {seen:?}");
         }
     }
 }

@@ -7,37 +7,12 @@ use std::{
     fs,
     os::unix::fs::{FileTypeExt as _, symlink},
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, Stdio},
 };
-use support::{demo_dir, root, skip};
-
-fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_coexec"));
-    command.args(args).env_remove("COEXEC_LOG").stdin(Stdio::null());
-    command
-}
-
-fn run(args: &[&str]) -> Output {
-    command(args).output().expect("coexec starts")
-}
-
-fn ok(args: &[&str]) {
-    let out = run(args);
-    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
-}
-
-/// Asserts exit code 1 and one line that contains every word.
-fn fails(args: &[&str], words: &[&str]) {
-    let out = run(args);
-    let stderr = String::from_utf8_lossy(&out.stderr);
-    assert_eq!(out.status.code(), Some(1), "{args:?}: {stderr}");
-    assert_eq!(stderr.lines().filter(|l| !l.is_empty()).count(), 1, "{args:?}: one line, not {stderr}");
-    words.iter().for_each(|word| assert!(stderr.contains(word), "{args:?}: `{word}` is not in {stderr}"));
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("UTF-8 path")
-}
+use support::{
+    cli::{coexec, fails, ok, text},
+    demo_dir, root, skip,
+};
 
 fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(dir)
@@ -157,7 +132,7 @@ fn devices_fifos_and_links_are_written_into() {
     // What was printed before is not overwritten when the file is standard output under another name.
     let out = fs::File::create(at("printed")).expect("a file");
     let args = ["simulate", "--shape", "tiny", "--timeline", "/dev/stdout"];
-    assert!(command(&args).stdout(out).status().is_ok_and(|s| s.success()));
+    assert!(coexec(&args).stdout(out).status().is_ok_and(|s| s.success()));
     let printed = fs::read_to_string(at("printed")).expect("UTF-8");
     assert!(printed.contains("<svg") && printed.contains("lower bound"), "{printed}");
 }
@@ -218,7 +193,7 @@ fn two_processes_that_write_one_file_do_not_meet() {
     let dir = tempfile::tempdir().expect("a directory");
     let out = dir.path().join("model.coexec");
     let start = |seed: &str| -> Child {
-        command(&["random-model", "tiny", text(&out), "--seed", seed]).stderr(Stdio::null()).spawn().expect("starts")
+        coexec(&["random-model", "tiny", text(&out), "--seed", seed]).stderr(Stdio::null()).spawn().expect("starts")
     };
     let both = ["1", "2"].map(start);
     for mut child in both {
@@ -234,7 +209,7 @@ fn what_a_killed_run_leaves_is_removed_by_the_next() {
     let dir = tempfile::tempdir().expect("a directory");
     let out = dir.path().join("model.coexec");
     let start = || -> Child {
-        let mut command = command(&["random-model", "llama3.2-3b", text(&out)]);
+        let mut command = coexec(&["random-model", "llama3.2-3b", text(&out)]);
         command.stderr(Stdio::null()).spawn().expect("starts")
     };
     let wait_for = |is: &dyn Fn(&[String]) -> bool| {

@@ -164,6 +164,7 @@ fn setup(args: &Args, cancel: &CancelToken) -> anyhow::Result<()> {
     ctrlc::set_handler(move || {
         // A second Ctrl-C does not wait for the current task to end.
         if cancel.is_cancelled() {
+            coexec::model::output::remove_partials();
             std::process::exit(130);
         }
         cancel.cancel();

@@ -172,33 +172,35 @@ impl OutputFile {
         if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
             return refused("the name ends in `/`; name a file");
         }
-        let target = resolve(path).map_err(failed("write"))?;
-        let old = match fs::metadata(&target) {
+        let old = match fs::metadata(path) {
             Ok(metadata) => Some(metadata),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(failed("write")(error)),
         };
-        if old.as_ref().is_some_and(fs::Metadata::is_dir) {
-            return refused("it is a directory; name a file in it");
+        if let Some(old) = &old {
+            if old.is_dir() {
+                return refused("it is a directory; name a file in it");
+            }
+            if let Some(read) = FileId::of(path).ok().and_then(|id| read.find(&id)) {
+                return Err(OutputError::IsRead { path: path.to_owned(), read: read.to_owned() });
+            }
+            if let Some(stream) = standard_stream(old) {
+                return Self::into(path.to_owned(), stream).map_err(failed("write"));
+            }
+            if !old.is_file() {
+                let file = File::options().write(true).open(path).map_err(failed("write"))?;
+                return Self::into(path.to_owned(), file).map_err(failed("write"));
+            }
+            if old.permissions().readonly() {
+                return refused("it is write-protected; remove it first, or name another file");
+            }
         }
+        let target = resolve(path).map_err(failed("write"))?;
         if target.file_name().is_none() {
             return refused("the path names no file");
         }
-        let Some(old) = old else { return Self::beside(target, None).map_err(failed("create")) };
-        if let Some(read) = FileId::of(&target).ok().and_then(|id| read.find(&id)) {
-            return Err(OutputError::IsRead { path: path.to_owned(), read: read.to_owned() });
-        }
-        if let Some(stream) = standard_stream(&old) {
-            return Self::into(target, stream).map_err(failed("write"));
-        }
-        if !old.is_file() {
-            let file = File::options().write(true).open(&target).map_err(failed("write"))?;
-            return Self::into(target, file).map_err(failed("write"));
-        }
-        if old.permissions().readonly() {
-            return refused("it is write-protected; remove it first, or name another file");
-        }
-        Self::beside(target, Some(old.permissions())).map_err(failed("create a temporary file beside"))
+        let action = if old.is_some() { "create a temporary file beside" } else { "create" };
+        Self::beside(target, old.map(|old| old.permissions())).map_err(failed(action))
     }
 
     fn beside(path: PathBuf, permissions: Option<fs::Permissions>) -> io::Result<Self> {
@@ -347,7 +349,7 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), OutputError> {
     out.finish()
 }
 
-/// The file that `path` stands for when links are followed, whether it is there or not.
+/// The regular file that `path` stands for when links are followed, whether it is there or not.
 fn resolve(path: &Path) -> io::Result<PathBuf> {
     // As many links as Linux follows.
     let mut at = path.to_owned();
@@ -358,10 +360,6 @@ fn resolve(path: &Path) -> io::Result<PathBuf> {
             Err(error) => return Err(error),
         };
         if !is_link {
-            return Ok(at);
-        }
-        // Links of the kernel (`/dev/stdout`) say what they are for, not where that is.
-        if fs::metadata(&at).is_ok_and(|m| !m.is_file() && !m.is_dir()) {
             return Ok(at);
         }
         let to = fs::read_link(&at)?;

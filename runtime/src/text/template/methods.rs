@@ -6,6 +6,8 @@ use super::calls::{
 };
 use super::{operators, python};
 use minijinja::{Value, value::ValueKind};
+use regex_automata::meta::Regex;
+use std::sync::OnceLock;
 
 const OF_DICT: &[&str] = &["copy", "get", "items", "keys", "values"];
 const OF_LIST: &[&str] = &["copy", "count", "index"];
@@ -387,15 +389,19 @@ const NUMERALS: &str = r"㐅㒃㠪㭍一七万三九二五亖亿什仟仨伍佰�
 
 /// Whether a text is not empty and all of Unicode's class that Python's method `name` asks for.
 fn is_all(text: &str, name: &str) -> Result<bool> {
-    let class = match name {
-        "isalpha" => r"\p{L}".to_owned(),
-        "isdecimal" => r"\p{Nd}".to_owned(),
-        "isdigit" => format!(r"\p{{Nd}}{DIGITS}"),
-        "isnumeric" => format!(r"\p{{N}}{NUMERALS}"),
-        _ => r"\p{L}\p{N}".to_owned(),
+    // Compiled once: a template may ask in a loop.
+    static ALL: [OnceLock<Option<Regex>>; 5] = [const { OnceLock::new() }; 5];
+    let (place, class) = match name {
+        "isalpha" => (0, [r"\p{L}", ""]),
+        "isdecimal" => (1, [r"\p{Nd}", ""]),
+        "isdigit" => (2, [r"\p{Nd}", DIGITS]),
+        "isnumeric" => (3, [r"\p{N}", NUMERALS]),
+        _ => (4, [r"\p{L}", r"\p{N}"]),
     };
-    let all = regex_automata::meta::Regex::new(&format!(r"\A[{class}]+\z"));
-    Ok(all.map_err(|e| error(e.to_string()))?.is_match(text))
+    let all = ALL[place].get_or_init(|| Regex::new(&format!(r"\A[{}]+\z", class.concat())).ok());
+    all.as_ref()
+        .map(|all| all.is_match(text))
+        .ok_or_else(|| error(format!("str.{name}: its class of characters is broken")))
 }
 
 /// What is alike whatever its case.

@@ -1,0 +1,43 @@
+//! The command line as a child process.
+
+use std::{
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+/// A command that is not started yet, with an empty stdin.
+pub(crate) fn coexec(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coexec"));
+    command.args(args).env_remove("COEXEC_LOG").stdin(Stdio::null());
+    command
+}
+
+/// Runs to the end.
+pub(crate) fn run(args: &[&str]) -> Output {
+    coexec(args).output().expect("coexec starts")
+}
+
+/// What it prints; it must succeed.
+pub(crate) fn ok(args: &[&str]) -> String {
+    let out = run(args);
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).expect("UTF-8")
+}
+
+/// Asserts an error of one line with exit code 1 that contains every word.
+pub(crate) fn fails(args: &[&str], words: &[&str]) {
+    let out = run(args);
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{args:?}: {stderr}");
+    assert_eq!(stderr.lines().filter(|l| !l.is_empty()).count(), 1, "{args:?}: one line, not {stderr}");
+    assert!(stderr.starts_with("error: "), "{stderr}");
+    assert!(stderr.matches("os error").count() <= 1, "the cause is said twice: {stderr}");
+    for word in words {
+        assert!(stderr.contains(word), "{args:?}: `{word}` is not in {stderr}");
+    }
+}
+
+/// A path as an argument.
+pub(crate) fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8 path")
+}
