@@ -181,6 +181,7 @@ pub(crate) fn import_into(
     let _entered = span.enter();
     // A tokenizer that cannot run would fail every prompt: better now.
     crate::text::Tokenizer::new(source.tokenizer())?;
+    crate::text::ChatTemplate::check_limits(source.tokenizer())?;
     // The rows that the head is made of; `None` where the embedding is the head as it is.
     let (embed, head) = (options.embed_format(), options.head_format());
     let head_rows = match config.tie_word_embeddings {

@@ -169,6 +169,7 @@ fn hostile_templates_end() {
         "too much",
         "too large",
         "too deeply",
+        "cannot keep",
         "steps",
         "number above",
         "recursion",

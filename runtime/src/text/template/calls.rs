@@ -1,7 +1,7 @@
 //! What filters, operators, tests and methods get: their arguments as Python passes them, the rendering's allowance, and the
 //! errors that they give.
 
-use super::limits::Budget;
+use super::limits::{Budget, MAX_CHARACTERS};
 use minijinja::{
     Error, ErrorKind, State, Value,
     value::{Enumerator, Kwargs, Object, ObjectRepr, ValueKind},
@@ -239,7 +239,11 @@ pub(super) fn iterate(value: &Value) -> Result<Vec<Value>> {
     match value.kind() {
         ValueKind::Undefined => Ok(Vec::new()),
         ValueKind::String => {
-            Ok(value.as_str().unwrap_or_default().chars().map(|c| Value::from(c.to_string())).collect())
+            let text = value.as_str().unwrap_or_default();
+            if text.len() > MAX_CHARACTERS {
+                return fail(format!("a text of {} bytes is too large to go through its characters", text.len()));
+            }
+            Ok(text.chars().map(|c| Value::from(c.to_string())).collect())
         }
         ValueKind::Seq | ValueKind::Iterable => match value.downcast_object_ref::<Items>() {
             Some(items) => Ok(items.values.clone()),

@@ -8,12 +8,22 @@
 
 use super::rewrite::{Kind, Token};
 
-/// Brackets and operators nested deeper than this are refused.
-const MAX_DEPTH: usize = 60;
+/// Brackets and operators nested deeper than this are refused; a pair of brackets counts three times.
+pub(super) const MAX_DEPTH: usize = 60;
 
-/// Why an expression could not be read. The engine's own parser says it better: this only stops the translation.
-#[derive(Debug)]
-pub(super) struct Unreadable;
+/// Longest translation of an expression: in `a < (b < c) < d` what stands between two signs is written twice.
+const MAX_TRANSLATED_BYTES: usize = 1 << 20;
+
+/// Why an expression could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unreadable {
+    /// It is no expression, or none of ours. The engine's own parser says it better.
+    Syntax,
+    /// Brackets and operators are nested too deeply.
+    Deep,
+    /// Its translation is too long.
+    Long,
+}
 
 type Parsed = Result<String, Unreadable>;
 
@@ -78,23 +88,26 @@ impl<'a> Expressions<'a> {
     }
 
     pub(super) fn expect(&mut self, text: &str) -> Result<(), Unreadable> {
-        if self.take(text) { Ok(()) } else { Err(Unreadable) }
+        if self.take(text) { Ok(()) } else { Err(Unreadable::Syntax) }
     }
 
     pub(super) fn name(&mut self) -> Result<&'a str, Unreadable> {
         match self.next() {
             Some(Token { kind: Kind::Word, text }) => Ok(text),
-            _ => Err(Unreadable),
+            _ => Err(Unreadable::Syntax),
         }
     }
 
     fn deeper(&mut self, parse: impl FnOnce(&mut Self) -> Parsed) -> Parsed {
         if self.depth >= MAX_DEPTH {
-            return Err(Unreadable);
+            return Err(Unreadable::Deep);
         }
         self.depth += 1;
         let result = parse(self);
         self.depth -= 1;
+        if result.as_ref().is_ok_and(|text| text.len() > MAX_TRANSLATED_BYTES) {
+            return Err(Unreadable::Long);
+        }
         result
     }
 
@@ -252,13 +265,13 @@ impl<'a> Expressions<'a> {
 
     fn primary(&mut self) -> Parsed {
         let breaks = self.line_breaks();
-        let Some(token) = self.next() else { return Err(Unreadable) };
+        let Some(token) = self.next() else { return Err(Unreadable::Syntax) };
         let value = match token.kind {
             Kind::Word => match token.text {
                 "true" | "True" => "true".to_owned(),
                 "false" | "False" => "false".to_owned(),
                 "none" | "None" => "none".to_owned(),
-                "and" | "or" | "not" | "in" | "is" | "if" | "else" => return Err(Unreadable),
+                "and" | "or" | "not" | "in" | "is" | "if" | "else" => return Err(Unreadable::Syntax),
                 name => name.to_owned(),
             },
             Kind::Number => self.number(token.text)?,
@@ -279,7 +292,7 @@ impl<'a> Expressions<'a> {
                 }
                 _ => self.dict()?,
             },
-            _ => return Err(Unreadable),
+            _ => return Err(Unreadable::Syntax),
         };
         Ok(format!("{breaks}{value}"))
     }
@@ -376,7 +389,7 @@ impl<'a> Expressions<'a> {
                             }
                         }
                         Some(Token { kind: Kind::Number, text }) => value = format!("{value}|item__({text})"),
-                        _ => return Err(Unreadable),
+                        _ => return Err(Unreadable::Syntax),
                     }
                 }
                 Some("[") if self.peek_kind() == Some(Kind::Open) => {
@@ -402,10 +415,10 @@ impl<'a> Expressions<'a> {
                 if this.take(":") {
                     parts.push(None);
                     if parts.len() > 3 {
-                        return Err(Unreadable);
+                        return Err(Unreadable::Syntax);
                     }
                 } else if parts.last().is_some_and(Option::is_some) {
-                    return Err(Unreadable);
+                    return Err(Unreadable::Syntax);
                 } else {
                     let part = this.tuple(true)?;
                     if let Some(last) = parts.last_mut() {
@@ -417,7 +430,7 @@ impl<'a> Expressions<'a> {
                 return Ok(format!("{value}|item__({index})"));
             }
             if parts.len() == 1 {
-                return Err(Unreadable);
+                return Err(Unreadable::Syntax);
             }
             let part = |at: usize| parts.get(at).and_then(Option::as_deref).unwrap_or("none");
             Ok(format!("{value}|slice__({},{},{})", part(0), part(1), part(2)))
@@ -490,8 +503,8 @@ impl<'a> Expressions<'a> {
 
 /// What a text in quotes means, by Python's rules.
 fn string(literal: &str) -> Result<String, Unreadable> {
-    let quote = literal.chars().next().ok_or(Unreadable)?;
-    let inside = literal.strip_prefix(quote).and_then(|s| s.strip_suffix(quote)).ok_or(Unreadable)?;
+    let quote = literal.chars().next().ok_or(Unreadable::Syntax)?;
+    let inside = literal.strip_prefix(quote).and_then(|s| s.strip_suffix(quote)).ok_or(Unreadable::Syntax)?;
     let mut out = String::with_capacity(inside.len());
     let mut chars = inside.chars().peekable();
     let mut high = None;
@@ -512,9 +525,10 @@ fn string(literal: &str) -> Result<String, Unreadable> {
             }
             (count, value)
         };
-        let exact =
-            |(count, value): (usize, u32), wanted: usize| if count == wanted { Ok(value) } else { Err(Unreadable) };
-        let value = match chars.next().ok_or(Unreadable)? {
+        let exact = |(count, value): (usize, u32), wanted: usize| {
+            if count == wanted { Ok(value) } else { Err(Unreadable::Syntax) }
+        };
+        let value = match chars.next().ok_or(Unreadable::Syntax)? {
             '\n' => continue,
             '\\' => '\\' as u32,
             '\'' => '\'' as u32,
@@ -541,13 +555,15 @@ fn string(literal: &str) -> Result<String, Unreadable> {
         match (high.take(), value) {
             (None, 0xD800..=0xDBFF) => high = Some(value),
             (Some(first), 0xDC00..=0xDFFF) => {
-                out.push(char::from_u32(0x10000 + ((first - 0xD800) << 10) + (value - 0xDC00)).ok_or(Unreadable)?);
+                out.push(
+                    char::from_u32(0x10000 + ((first - 0xD800) << 10) + (value - 0xDC00)).ok_or(Unreadable::Syntax)?,
+                );
             }
-            (None, value) => out.push(char::from_u32(value).ok_or(Unreadable)?),
-            _ => return Err(Unreadable),
+            (None, value) => out.push(char::from_u32(value).ok_or(Unreadable::Syntax)?),
+            _ => return Err(Unreadable::Syntax),
         }
     }
-    if high.is_some() { Err(Unreadable) } else { Ok(out) }
+    if high.is_some() { Err(Unreadable::Syntax) } else { Ok(out) }
 }
 
 /// A text as the engine reads it. Line breaks become escapes: those that stood in the template are counted elsewhere.

@@ -92,6 +92,7 @@ pub(super) const FILTERS: &[(&str, Function)] = &[
     ("sum", |c, v, args| {
         let mut sum = args.get(1, "start").cloned().unwrap_or_else(|| Value::from(0));
         for item in iterate(v)? {
+            c.budget.charge_work(1)?;
             let item = args.some(0, "attribute").map_or_else(|| Ok(item.clone()), |path| dig(&item, path))?;
             sum = operators::add(c, &sum, &item)?;
         }
@@ -357,6 +358,7 @@ fn unique(c: &mut Call<'_, '_, '_, '_>, value: &Value, args: &Args) -> Result<Va
         let by = args.some(1, "attribute").map_or_else(|| Ok(item.clone()), |path| dig(&item, path))?;
         let by = key(&by, case);
         let mut known = false;
+        c.budget.charge_work(seen.len() as u64)?;
         for other in &seen {
             c.budget.charge_compared(&by)?;
             known = known || operators::equal(other, &by, 0)?;
@@ -486,7 +488,7 @@ fn truncate(c: &mut Call<'_, '_, '_, '_>, value: &Value, args: &Args) -> Result<
     let length = usize::try_from(args.integer(0, "length", 255)?).unwrap_or(0);
     let end = args.text(2, "end")?.unwrap_or("...").to_owned();
     let leeway = usize::try_from(args.integer(3, "leeway", 5)?).unwrap_or(0);
-    if length_of <= length + leeway {
+    if length_of <= length.saturating_add(leeway) {
         return Ok(value.clone());
     }
     if value.as_str().is_none() {

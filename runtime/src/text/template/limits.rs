@@ -1,10 +1,10 @@
-//! What a template may use: steps, and bytes of text and values that it makes.
+//! What a template may use: steps, bytes of text and values that it makes, and items that it goes through.
 //!
 //! Every operator, filter, test, function and method of a template is one of ours, and pays before it makes a text or a
 //! list. Values can share parts (`[l, l]`), so literals, comparisons and texts are paid for as if they did not: then
 //! also comparing and printing is bounded.
 
-use super::calls::{Args, Call, Items, ItemsKind, error, fail, integer, is_dict, iterate};
+use super::calls::{Args, Call, Items, ItemsKind, Method, error, fail, integer, is_dict, iterate, type_name};
 use super::operators::{Function, OPERATORS};
 use super::{CivilTime, filters::FILTERS, methods, predicates::TESTS, python};
 use minijinja::{
@@ -16,13 +16,11 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-/// Longest template.
-pub(super) const MAX_SOURCE_BYTES: usize = 1 << 20;
 /// Instructions of the template engine: some hundreds per message are usual.
 pub(super) const MAX_FUEL: u64 = 8_000_000;
 /// Macros that call themselves: the most that the engine allows, some 60 deep.
 pub(super) const MAX_RECURSION: usize = 500;
-/// Stack of the thread that renders, for the deepest recursion of any build.
+/// Stack of the thread that compiles and renders, for the deepest recursion of any build.
 pub(super) const STACK_BYTES: usize = 64 << 20;
 /// Largest width, indentation or precision that a template may ask for.
 pub(super) const MAX_COUNT: usize = 10_000;
@@ -32,6 +30,14 @@ const BASE_BYTES: u64 = 32 << 20;
 const BYTES_PER_INPUT_BYTE: u64 = 256;
 /// What a value counts besides its text.
 const VALUE_BYTES: u64 = 16;
+/// Items that operators and filters may go through, for any template: a second's work or two.
+const BASE_WORK: u64 = 16 << 20;
+/// Items that they may go through for each byte of messages and variables.
+const WORK_PER_INPUT_BYTE: u64 = 4096;
+/// Bytes of a text that are gone through as quickly as an item.
+const BYTES_PER_ITEM: u64 = 16;
+/// Longest text whose characters are gone through one by one.
+pub(super) const MAX_CHARACTERS: usize = 1 << 20;
 /// Longest `range`, as in Jinja2's sandbox.
 const MAX_RANGE: i64 = 100_000;
 
@@ -39,20 +45,45 @@ const MAX_RANGE: i64 = 100_000;
 #[derive(Debug)]
 pub(super) struct Budget {
     left_bytes: AtomicU64,
+    left_work: AtomicU64,
 }
 
 impl Budget {
     pub(super) fn new(input_bytes: usize) -> Arc<Self> {
-        let scaled = (input_bytes as u64).saturating_mul(BYTES_PER_INPUT_BYTE);
-        Arc::new(Self { left_bytes: AtomicU64::new(BASE_BYTES.saturating_add(scaled)) })
+        let scaled =
+            |base: u64, each: u64| AtomicU64::new(base.saturating_add(each.saturating_mul(input_bytes as u64)));
+        Arc::new(Self {
+            left_bytes: scaled(BASE_BYTES, BYTES_PER_INPUT_BYTE),
+            left_work: scaled(BASE_WORK, WORK_PER_INPUT_BYTE),
+        })
     }
 
     pub(super) fn charge(&self, bytes: u64) -> Result<(), Error> {
-        let take = |left: u64| left.checked_sub(bytes);
-        match self.left_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
-            Ok(_) => Ok(()),
-            Err(_) => fail("it makes too much text or too many values"),
+        match take(&self.left_bytes, bytes) {
+            true => Ok(()),
+            false => fail("it makes too much text or too many values"),
         }
+    }
+
+    /// Charges the time that going through `items` items takes.
+    pub(super) fn charge_work(&self, items: u64) -> Result<(), Error> {
+        match take(&self.left_work, items) {
+            true => Ok(()),
+            false => fail("it takes too many steps: a loop without end?"),
+        }
+    }
+
+    /// Charges the time that going through a value once takes.
+    fn charge_pass(&self, value: &Value) -> Result<(), Error> {
+        let items = match value.kind() {
+            ValueKind::String => value.as_str().map_or(0, str::len) as u64 / BYTES_PER_ITEM,
+            ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => match value.downcast_object_ref::<Items>() {
+                Some(items) => items.values.len() as u64,
+                None => value.len().unwrap_or(0) as u64,
+            },
+            _ => 0,
+        };
+        self.charge_work(items)
     }
 
     pub(super) fn left_bytes(&self) -> u64 {
@@ -66,7 +97,13 @@ impl Budget {
 
     /// Charges a value with everything in it.
     pub(super) fn charge_deep(&self, value: &Value) -> Result<(), Error> {
-        self.charge_nested(value, 0)
+        self.charge_nested(value, 0, false)
+    }
+
+    /// The same for a value that a namespace is going to keep, where a loop could hang each on the one before: whatever
+    /// may hold values that are not seen here is refused, and namespaces, which could come to hold themselves.
+    pub(super) fn charge_kept(&self, value: &Value) -> Result<(), Error> {
+        self.charge_nested(value, 0, true)
     }
 
     /// Charges what a comparison may look at.
@@ -78,19 +115,27 @@ impl Budget {
         }
     }
 
-    fn charge_nested(&self, value: &Value, depth: usize) -> Result<(), Error> {
+    fn charge_nested(&self, value: &Value, depth: usize, kept: bool) -> Result<(), Error> {
         if depth > python::MAX_VALUE_DEPTH {
             return fail("its values are nested too deeply");
         }
         self.charge(VALUE_BYTES + value.as_str().map_or(0, str::len) as u64)?;
         match value.kind() {
             ValueKind::Seq | ValueKind::Iterable => {
-                iterate(value)?.iter().try_for_each(|item| self.charge_nested(item, depth + 1))
+                iterate(value)?.iter().try_for_each(|item| self.charge_nested(item, depth + 1, kept))
+            }
+            ValueKind::Map if kept && !is_dict(value) => {
+                fail(format!("a namespace cannot keep a value of type {}", type_name(value)))
             }
             ValueKind::Map => value.try_iter()?.try_for_each(|key| {
-                self.charge_nested(&key, depth + 1)?;
-                self.charge_nested(&value.get_item(&key)?, depth + 1)
+                self.charge_nested(&key, depth + 1, kept)?;
+                self.charge_nested(&value.get_item(&key)?, depth + 1, kept)
             }),
+            ValueKind::Plain => match value.downcast_object_ref::<Method>() {
+                Some(method) => self.charge_nested(&method.value, depth + 1, kept),
+                None if kept => fail("a namespace cannot keep a macro or a function"),
+                None => Ok(()),
+            },
             _ => Ok(()),
         }
     }
@@ -100,6 +145,11 @@ impl Budget {
         let parts = if value.as_str().is_some() { 0 } else { value.len().unwrap_or(0) as u64 };
         self.charge(VALUE_BYTES * (1 + parts) + value.as_str().map_or(0, str::len) as u64)
     }
+}
+
+/// Takes `amount` of what is left, if there is that much.
+fn take(left: &AtomicU64, amount: u64) -> bool {
+    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(amount)).is_ok()
 }
 
 /// Puts our filters, tests, functions and output, which charge `budget`, in the place of the engine's.
@@ -152,8 +202,9 @@ fn apply(
     if values.is_empty() {
         return fail("a filter or a test without a value");
     }
-    let value = values.remove(0);
     budget.charge(VALUE_BYTES)?;
+    values.iter().try_for_each(|value| budget.charge_pass(value))?;
+    let value = values.remove(0);
     function(&mut Call { state, budget }, &value, &Args::new(values)?)
 }
 

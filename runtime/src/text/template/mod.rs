@@ -7,6 +7,7 @@
 //!
 //! Used by the command line and by embedders; sessions take tokens and know no templates.
 
+mod bounds;
 mod calls;
 mod clock;
 mod expression;
@@ -21,9 +22,10 @@ mod rewrite;
 pub use clock::CivilTime;
 
 use super::{TextError, error::no_panic};
+use bounds::MAX_SOURCE_BYTES;
 use coexec_model::TokenizerData;
 use expression::Unreadable;
-use limits::{Budget, MAX_FUEL, MAX_SOURCE_BYTES};
+use limits::{Budget, MAX_FUEL};
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, syntax::SyntaxConfig};
 use rewrite::rewrite;
 use serde::{Deserialize, Serialize};
@@ -105,35 +107,27 @@ impl ChatTemplate {
     /// # Errors
     /// [`TextError::Template`] with the line of the syntax error.
     pub fn named(name: &str, source: &str) -> Result<Self, TextError> {
-        let refused = |line, cause| TextError::Template { template: name.to_owned(), line, cause };
-        if source.len() > MAX_SOURCE_BYTES {
-            let cause = format!("it has {} bytes, more than the {MAX_SOURCE_BYTES} allowed", source.len());
-            return Err(refused(None, cause));
-        }
-        let compile = |source: String| {
-            let work = || {
-                let add = |mut environment: Environment<'static>| {
-                    environment.add_template_owned(TEMPLATE, source).map(|()| environment)
-                };
-                Ok(environment().and_then(add))
-            };
-            no_panic(work, |cause| refused(None, cause))
-        };
-        // As Jinja2: every line break of a template is one character.
-        let unix = source.contains('\r').then(|| source.replace("\r\n", "\n").replace('\r', "\n"));
-        let source = unix.as_deref().unwrap_or(source);
-        let translated = match rewrite(source) {
-            Ok(translated) => compile(translated)?,
-            Err(Unreadable) => Err(Error::new(ErrorKind::SyntaxError, "an expression that cannot be read here")),
-        };
-        match translated {
+        match compiled(name, source)? {
             Ok(environment) => Ok(Self { environment, name: name.to_owned() }),
-            Err(error) => {
-                // The engine says what is wrong with what was written, if anything is.
-                compile(source.to_owned())?.map_err(|e| template_error(name, &e))?;
-                Err(template_error(name, &error))
+            Err(Uncompiled::Refused(line, cause)) => {
+                Err(TextError::Template { template: name.to_owned(), line, cause })
+            }
+            Err(Uncompiled::Engine(error)) => Err(template_error(name, &error)),
+        }
+    }
+
+    /// Refuses a model whose templates are beyond what will be compiled. A template that is merely wrong is refused when it is
+    /// used.
+    ///
+    /// # Errors
+    /// [`TextError::Template`] with the line of what is too long or too deep.
+    pub(crate) fn check_limits(data: &TokenizerData) -> Result<(), TextError> {
+        for (name, source) in &data.chat_templates {
+            if let Err(Uncompiled::Refused(line, cause)) = compiled(name, source)? {
+                return Err(TextError::Template { template: name.clone(), line, cause });
             }
         }
+        Ok(())
     }
 
     /// The model's template of that name (the usual one is called `default`).
@@ -186,23 +180,80 @@ impl ChatTemplate {
             limits::install(&mut environment, &Budget::new(input_bytes), now);
             Ok(environment.get_template(TEMPLATE).and_then(|template| template.render(context)))
         };
-        // Macros call themselves as deep as tool descriptions are nested: more than a caller's stack may hold.
-        let result = std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().stack_size(limits::STACK_BYTES).name("template".to_owned());
-            let rendering = thread.spawn_scoped(scope, || no_panic(work, failed)).map_err(|e| failed(e.to_string()))?;
-            rendering.join().unwrap_or_else(|_| Err(failed("it panicked".to_owned())))
-        });
+        let result = with_stack(|| no_panic(work, failed)).unwrap_or_else(|cause| Err(failed(cause)));
         result?.map_err(|e| template_error(&self.name, &e))
     }
+}
+
+/// Runs `work` on a thread of its own: expressions and blocks are nested, and macros call themselves as deep as tool
+/// descriptions are, deeper than a caller's stack may hold.
+fn with_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, String> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(limits::STACK_BYTES).name("template".to_owned());
+        let running = thread.spawn_scoped(scope, work).map_err(|e| e.to_string())?;
+        running.join().map_err(|_| "it panicked".to_owned())
+    })
+}
+
+/// Why a template was not compiled.
+enum Uncompiled {
+    /// The line, where it is one, and why it was not even tried.
+    Refused(Option<usize>, String),
+    /// What the engine says.
+    Engine(Error),
+}
+
+/// Compiles the translation of `source` on a thread with stack enough.
+fn compiled(name: &str, source: &str) -> Result<Result<Environment<'static>, Uncompiled>, TextError> {
+    let failed = |cause| TextError::Template { template: name.to_owned(), line: None, cause };
+    with_stack(|| no_panic(|| Ok(compile(source)), failed)).unwrap_or_else(|cause| Err(failed(cause)))
+}
+
+fn compile(source: &str) -> Result<Environment<'static>, Uncompiled> {
+    if source.len() > MAX_SOURCE_BYTES {
+        let cause = format!("it has {} bytes, more than the {MAX_SOURCE_BYTES} allowed", source.len());
+        return Err(Uncompiled::Refused(None, cause));
+    }
+    // As Jinja2: every line break of a template is one character.
+    let unix = source.contains('\r').then(|| source.replace("\r\n", "\n").replace('\r', "\n"));
+    let source = unix.as_deref().unwrap_or(source);
+    let add = |source: String| {
+        let mut environment = environment()?;
+        environment.add_template_owned(TEMPLATE, source).map(|()| environment)
+    };
+    let syntax = syntax().map_err(Uncompiled::Engine)?;
+    let refused = |(line, cause)| Uncompiled::Refused(Some(line), cause);
+    bounds::check(source, &syntax).map_err(refused)?;
+    let error = match rewrite(source) {
+        Ok(translated) => {
+            bounds::check_translated(&translated, &syntax).map_err(refused)?;
+            match add(translated) {
+                Ok(environment) => return Ok(environment),
+                Err(error) => error,
+            }
+        }
+        Err((line, Unreadable::Deep)) => {
+            return Err(Uncompiled::Refused(Some(line), "its expressions are nested too deeply".to_owned()));
+        }
+        Err((line, Unreadable::Long)) => {
+            return Err(Uncompiled::Refused(Some(line), "an expression is too long".to_owned()));
+        }
+        Err((_, Unreadable::Syntax)) => Error::new(ErrorKind::SyntaxError, "an expression that cannot be read here"),
+    };
+    // The engine says what is wrong with what was written, if anything is.
+    Err(Uncompiled::Engine(add(source.to_owned()).err().unwrap_or(error)))
 }
 
 /// Name of the one template of an environment. No extension: nothing is escaped for HTML.
 const TEMPLATE: &str = "chat";
 
+fn syntax() -> Result<SyntaxConfig, Error> {
+    SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(false).build()
+}
+
 fn environment() -> Result<Environment<'static>, Error> {
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(false).build()?;
     let mut environment = Environment::new();
-    environment.set_syntax(syntax);
+    environment.set_syntax(syntax()?);
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
     environment.set_fuel(Some(limits::MAX_FUEL));
     environment.set_recursion_limit(limits::MAX_RECURSION);
@@ -279,7 +330,8 @@ fn template_error(name: &str, error: &Error) -> TextError {
         (kind, None) => kind.to_string(),
     };
     let mut beneath = std::error::Error::source(error);
-    while let Some(source) = beneath {
+    // A template that includes itself fails as deep as it goes.
+    while let Some(source) = beneath.filter(|_| cause.len() < 300) {
         cause.push_str(": ");
         cause.push_str(&source.to_string());
         beneath = source.source();

@@ -41,6 +41,7 @@ pub(super) const OPERATORS: &[(&str, Function)] = &[
         ValueKind::Seq | ValueKind::Iterable => Ok(a.clone()),
         _ => iterate(a).map(Value::from),
     }),
+    ("kept__", |c, a, _| c.budget.charge_kept(a).map(|()| a.clone())),
     ("new__", |c, a, _| c.budget.charge_deep(a).map(|()| a.clone())),
 ];
 

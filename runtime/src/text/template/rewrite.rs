@@ -7,9 +7,14 @@
 use super::expression::{Expressions, Unreadable};
 use std::collections::BTreeSet;
 
-/// The translated template; an error where a tag could not be read.
-pub(super) fn rewrite(source: &str) -> Result<String, Unreadable> {
+/// The translated template, or the line of a tag that could not be read, and why.
+pub(super) fn rewrite(source: &str) -> Result<String, (usize, Unreadable)> {
     let mut out = String::with_capacity(source.len() * 2);
+    // Line breaks are kept, so those written are those passed.
+    translate(source, &mut out).map_err(|why| (out.matches('\n').count() + 1, why)).map(|()| out)
+}
+
+fn translate(source: &str, out: &mut String) -> Result<(), Unreadable> {
     let mut rest = source;
     while let Some(at) = rest.find('{') {
         let (text, tag) = rest.split_at(at);
@@ -31,9 +36,11 @@ pub(super) fn rewrite(source: &str) -> Result<String, Unreadable> {
         };
         let (tokens, after) = tokens(&tag[2..], end);
         rest = after;
-        let (Some((first, inner)), Some(last)) = (tokens.split_first(), tokens.last()) else { return Err(Unreadable) };
+        let (Some((first, inner)), Some(last)) = (tokens.split_first(), tokens.last()) else {
+            return Err(Unreadable::Syntax);
+        };
         if !last.text.ends_with(end) || last.kind != Kind::Space {
-            return Err(Unreadable);
+            return Err(Unreadable::Syntax);
         }
         // The marks that strip spaces stay at the tag's ends.
         let (open, inner) = if matches!(first.text, "-" | "+") && first.kind == Kind::Space {
@@ -48,7 +55,7 @@ pub(super) fn rewrite(source: &str) -> Result<String, Unreadable> {
             _ => statement(&mut expressions)?,
         };
         if !expressions.is_at_end() {
-            return Err(Unreadable);
+            return Err(Unreadable::Syntax);
         }
         out.push_str(&tag[..2]);
         out.push_str(open);
@@ -64,7 +71,7 @@ pub(super) fn rewrite(source: &str) -> Result<String, Unreadable> {
         }
     }
     out.push_str(rest);
-    Ok(out)
+    Ok(())
 }
 
 /// What stands in `{% … %}`, and its first word.
@@ -127,7 +134,7 @@ fn statement<'a>(e: &mut Expressions<'a>) -> Result<(String, &'a str), Unreadabl
 fn loop_head(e: &mut Expressions<'_>) -> Result<String, Unreadable> {
     let mut target = String::new();
     while !e.take("in") {
-        target.push_str(e.next().ok_or(Unreadable)?.text);
+        target.push_str(e.next().ok_or(Unreadable::Syntax)?.text);
     }
     let mut all = format!("for {target} in {}|iter__", e.tuple(false)?);
     if e.take("if") {
@@ -143,14 +150,18 @@ fn loop_head(e: &mut Expressions<'_>) -> Result<String, Unreadable> {
 fn assignment(e: &mut Expressions<'_>) -> Result<String, Unreadable> {
     let mut target = String::new();
     while !e.is_at_end() && !matches!(e.peek(), Some("=" | "|")) {
-        target.push_str(e.next().ok_or(Unreadable)?.text);
+        target.push_str(e.next().ok_or(Unreadable::Syntax)?.text);
     }
     // In a macro the engine knows a namespace of the template only where its name is part of an expression.
     let about: BTreeSet<&str> =
         target.split(',').filter_map(|part| part.split_once('.')).map(|(name, _)| name.trim_matches('(')).collect();
     let known: String = about.iter().map(|name| format!("if ({name} is defined) %}}{{% endif %}}{{% ")).collect();
     if e.take("=") {
-        return Ok(format!("{known}set {target} = {}", e.tuple(true)?));
+        let value = e.tuple(true)?;
+        return Ok(match about.is_empty() {
+            true => format!("set {target} = {value}"),
+            false => format!("{known}set {target} = ({value})|kept__"),
+        });
     }
     if e.take("|") {
         return Ok(format!("{known}set {target} | {}", filters(e)?));
@@ -317,7 +328,10 @@ mod tests {
                 "{% for a, (b, c) in d.items() if e == 'in' %}",
                 "{% for a,(b,c) in d|call__('items')|iter__ if e|eq__('in') %}",
             ),
-            ("{%- set ns.x = a, 1.5 -%}", "{%- if (ns is defined) %}{% endif %}{% set ns.x = (a,1.5)|new__ -%}"),
+            (
+                "{%- set ns.x = a, 1.5 -%}",
+                "{%- if (ns is defined) %}{% endif %}{% set ns.x = ((a,1.5)|new__)|kept__ -%}",
+            ),
             ("{% set ns.x %}{% endset %}", "{% if (ns is defined) %}{% endif %}{% set ns.x %}{% endset %}"),
             ("{% macro m(a, b=a) -%}", "{% macro m(a, b) %}{% set b = (b if (b is defined) else a) -%}"),
             ("{% with a=b, b=a %}", "{% with (a, b) = (b, a)|new__ %}"),
