@@ -3,7 +3,7 @@
 use crate::{
     EngineOptions, Model, RuntimeError, Session,
     npu::{
-        self, NpuBackend,
+        self, NpuBackend, NpuKind,
         failover::{Npus, Trouble},
     },
     prefill::{MAX_CHUNKS_IN_FLIGHT, Placement, PlanOptions, plan::StageCosts},
@@ -116,6 +116,12 @@ impl Engine {
     #[must_use]
     pub fn npu_device(&self) -> &'static str {
         self.inner.npus.backend().map_or("none", |b| b.name())
+    }
+
+    /// What computes the NPU's part of a prefill: whether speeds are a chip's.
+    #[must_use]
+    pub fn npu_kind(&self) -> NpuKind {
+        NpuKind::of(self.inner.npus.backend().map(|b| &**b))
     }
 
     /// Why that NPU is used, or which failure made the engine give one up.

@@ -198,6 +198,7 @@ pub fn prefill_stats(engine: &crate::Engine, prefill: &PrefillOutput, tokens: us
         chunks: prefill.plan.chunks.len(),
         peak_rss_bytes: peak_rss_bytes(),
         npu_device: engine.npu_device().to_owned(),
+        npu_kind: engine.npu_kind(),
         npu_reason: engine.npu_reason(),
         ran_elsewhere: prefill.ran_elsewhere.clone(),
         npu_failures: prefill.npu_failures.clone(),

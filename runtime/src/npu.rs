@@ -13,7 +13,7 @@ pub mod qnn;
 pub mod sim;
 pub mod weights;
 
-pub use backend::{Chosen, NpuBackend, OpenNpu};
+pub use backend::{Chosen, NpuBackend, NpuKind, OpenNpu};
 pub use process::NpuProcess;
 pub use qnn::{QnnBackend, QnnChoice};
 pub use sim::SimBackend;

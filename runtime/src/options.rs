@@ -16,8 +16,19 @@ pub enum NpuChoice {
     Sim,
     /// Qualcomm's NPU.
     Qnn,
+    /// Qualcomm's NPU where it is a chip that can be used, else the CPU: never a simulation, whose speed is of use to nobody
+    /// but those who test. What an app wants; the choice and its reason are reported.
+    Real,
     /// No NPU: everything on the CPU.
     None,
+}
+
+impl NpuChoice {
+    /// Whether an NPU was asked for by name: one that cannot be opened is then an error.
+    #[must_use]
+    pub fn is_by_name(self) -> bool {
+        matches!(self, Self::Sim | Self::Qnn)
+    }
 }
 
 impl FromStr for NpuChoice {
@@ -28,11 +39,12 @@ impl FromStr for NpuChoice {
             "auto" => Ok(Self::Auto),
             "sim" => Ok(Self::Sim),
             "qnn" => Ok(Self::Qnn),
+            "real" => Ok(Self::Real),
             "none" => Ok(Self::None),
             _ => Err(RuntimeError::Option {
                 option: "--npu",
                 value: s.to_owned(),
-                reason: "use qnn, sim, none or auto".to_owned(),
+                reason: "use qnn, sim, real, none or auto".to_owned(),
             }),
         }
     }

@@ -1,6 +1,6 @@
 //! What a run measured: times, rates, where things ran.
 
-use crate::{prefill::ShadowWork, weights::DecompressedWeights};
+use crate::{npu::NpuKind, prefill::ShadowWork, weights::DecompressedWeights};
 use serde::Serialize;
 
 /// Statistics of one generation, as `coexec run --format json` prints them.
@@ -24,6 +24,8 @@ pub struct Stats {
     pub peak_rss_bytes: Option<u64>,
     /// The NPU: its name, or `none`.
     pub npu_device: String,
+    /// What computes its part: where it is an imitation, `prefill_tokens_per_s` says nothing about a phone.
+    pub npu_kind: NpuKind,
     /// Why that one.
     pub npu_reason: String,
     /// Work that ran elsewhere than planned, and why.

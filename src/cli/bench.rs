@@ -1,8 +1,10 @@
 //! `coexec bench`: speed of prefill and decode, with llama-bench's tests, columns and names.
 
 use super::{
+    console::{out, outln},
     limits::LimitsReport,
     shared::{EngineArgs, parameters},
+    usage::{at_least_one, count, wrong},
 };
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
@@ -21,16 +23,16 @@ enum Output {
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
     /// Prompt lengths to prefill, comma-separated; 0 is none
-    #[arg(short = 'p', long = "n-prompt", default_value = "512", value_delimiter = ',', value_name = "N")]
+    #[arg(short = 'p', long = "n-prompt", default_value = "512", value_delimiter = ',', value_name = "N", value_parser = count::<usize>)]
     n_prompt: Vec<usize>,
     /// Tokens to decode, comma-separated; 0 is none
-    #[arg(short = 'n', long = "n-gen", default_value = "128", value_delimiter = ',', value_name = "N")]
+    #[arg(short = 'n', long = "n-gen", default_value = "128", value_delimiter = ',', value_name = "N", value_parser = count::<usize>)]
     n_gen: Vec<usize>,
     /// Tokens already in the context, comma-separated
-    #[arg(short = 'd', long = "n-depth", default_value = "0", value_delimiter = ',', value_name = "N")]
+    #[arg(short = 'd', long = "n-depth", default_value = "0", value_delimiter = ',', value_name = "N", value_parser = count::<usize>)]
     n_depth: Vec<usize>,
     /// Repetitions of each test
-    #[arg(short = 'r', long, default_value_t = 5, value_name = "N")]
+    #[arg(short = 'r', long, default_value_t = 5, value_name = "N", value_parser = at_least_one::<usize>)]
     repetitions: usize,
     /// What to print
     #[arg(short = 'o', long, value_enum, default_value = "md")]
@@ -76,16 +78,13 @@ struct Row {
 }
 
 pub(crate) fn bench(args: &BenchArgs, cancel: &CancelToken) -> anyhow::Result<()> {
-    if args.repetitions == 0 {
-        anyhow::bail!("option -r = 0: repeat each test at least once");
-    }
     if args.limits {
         let report = LimitsReport::measure(&args.engine.options()?)?;
         match args.output {
-            Output::Md => print!("{}", report.markdown()),
-            Output::Csv => anyhow::bail!("option --limits: use -o md, json or jsonl"),
-            Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
-            Output::Jsonl => println!("{}", serde_json::to_string(&report)?),
+            Output::Md => out!("{}", report.markdown())?,
+            Output::Csv => return Err(wrong("option --limits: use -o md, json or jsonl")),
+            Output::Json => outln!("{}", serde_json::to_string_pretty(&report)?)?,
+            Output::Jsonl => outln!("{}", serde_json::to_string(&report)?)?,
         }
         return Ok(());
     }
@@ -96,15 +95,15 @@ pub(crate) fn bench(args: &BenchArgs, cancel: &CancelToken) -> anyhow::Result<()
         for (prompt, gen_tokens) in tests.filter(|t| *t != (0, 0)) {
             let row = measure(args, &engine, (prompt, gen_tokens, depth), cancel)?;
             if let Output::Jsonl = args.output {
-                println!("{}", serde_json::to_string(&row)?);
+                outln!("{}", serde_json::to_string(&row)?)?;
             }
             rows.push(row);
         }
     }
     match args.output {
-        Output::Md => print!("{}", markdown(&rows)),
-        Output::Csv => print!("{}", csv(&rows)?),
-        Output::Json => println!("{}", serde_json::to_string_pretty(&rows)?),
+        Output::Md => out!("{}", markdown(&rows))?,
+        Output::Csv => out!("{}", csv(&rows)?)?,
+        Output::Json => outln!("{}", serde_json::to_string_pretty(&rows)?)?,
         Output::Jsonl => {}
     }
     Ok(())

@@ -1,6 +1,10 @@
 //! `coexec cache`: what is kept of expensive work, and how it goes.
 
-use super::shared::{Format, cache};
+use super::{
+    console::outln,
+    shared::{Format, cache},
+    usage::wrong,
+};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use coexec::runtime::cache::{Cache, Cleared, Entry};
@@ -43,38 +47,38 @@ fn list(cache: &Cache, format: Format) -> anyhow::Result<()> {
     let entries = cache.list();
     if format == Format::Json {
         let (dir, limit) = (cache.root(), cache.limit_bytes());
-        println!("{}", serde_json::json!({ "dir": dir, "limit_bytes": limit, "entries": entries }));
+        outln!("{}", serde_json::json!({ "dir": dir, "limit_bytes": limit, "entries": entries }))?;
         return Ok(());
     }
     let total: u64 = entries.iter().map(|e| e.bytes).sum();
     for entry in &entries {
-        println!("{}", row(entry, SystemTime::now()));
+        outln!("{}", row(entry, SystemTime::now()))?;
     }
-    println!(
+    outln!(
         "{} in {}, {} of at most {} (COEXEC_CACHE_LIMIT)",
         count(entries.len()),
         cache.root().display(),
         HumanBytes(total),
         HumanBytes(cache.limit_bytes())
-    );
+    )?;
     Ok(())
 }
 
 fn clear(cache: &Cache, names: &[String], format: Format) -> anyhow::Result<()> {
     let known = cache.list();
     if let Some(unknown) = names.iter().find(|name| !known.iter().any(|e| e.key == **name)) {
-        anyhow::bail!("the cache keeps nothing called `{unknown}`; `coexec cache list` shows the names");
+        return Err(wrong(format!("the cache keeps nothing called `{unknown}`; `coexec cache list` shows the names")));
     }
     let done = cache.clear(&|e| names.is_empty() || names.contains(&e.key))?;
     if format == Format::Json {
-        println!("{}", serde_json::to_string(&done)?);
+        outln!("{}", serde_json::to_string(&done)?)?;
         return Ok(());
     }
     let Cleared { removed, kept } = done;
     let bytes: u64 = removed.iter().map(|e| e.bytes).sum();
-    println!("{} removed, {} freed", count(removed.len()), HumanBytes(bytes));
+    outln!("{} removed, {} freed", count(removed.len()), HumanBytes(bytes))?;
     for entry in &kept {
-        println!("in use, kept: {}", entry.key);
+        outln!("in use, kept: {}", entry.key)?;
     }
     Ok(())
 }

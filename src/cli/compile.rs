@@ -1,8 +1,10 @@
 //! `coexec compile`: static graphs ahead of time, for a chip that need not be here; or the compiler's own estimates.
 
 use super::{
+    console::{bar, note, out, outln, warning},
     progress::CompilePrinter,
     shared::{Format, packed, quoted, read_text},
+    usage::{at_least_one, count},
 };
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
@@ -58,10 +60,10 @@ pub(crate) struct CompileArgs {
     #[arg(long, value_name = "CHIP")]
     soc: Option<String>,
     /// Chunk lengths in tokens; each gets its own graphs
-    #[arg(long, value_delimiter = ',', default_value = "128,256", value_name = "N,N…")]
+    #[arg(long, value_delimiter = ',', default_value = "128,256", value_name = "N,N…", value_parser = at_least_one::<usize>)]
     chunk_len: Vec<usize>,
     /// Lengths of the past that graphs with attention take, for --placement layer
-    #[arg(long, value_delimiter = ',', default_value = "256", value_name = "N,N…")]
+    #[arg(long, value_delimiter = ',', default_value = "256", value_name = "N,N…", value_parser = at_least_one::<usize>)]
     kv_len: Vec<usize>,
     /// What is a graph: each linear; norms with linears; or whole layers
     #[arg(long, value_enum, default_value = "split")]
@@ -73,7 +75,7 @@ pub(crate) struct CompileArgs {
     #[arg(long, value_enum)]
     npu_weights: Option<WeightsArg>,
     /// Layers in one graph, for --placement layer
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = at_least_one::<usize>)]
     layers_per_graph: usize,
     /// Only these layers, e.g. 0..1
     #[arg(long, value_parser = parse_range, value_name = "A..B")]
@@ -82,7 +84,7 @@ pub(crate) struct CompileArgs {
     #[arg(long, value_name = "TEXT")]
     calibrate: Option<PathBuf>,
     /// Most tokens of the text
-    #[arg(long, default_value_t = 512, value_name = "N")]
+    #[arg(long, default_value_t = 512, value_name = "N", value_parser = at_least_one::<usize>)]
     calibration_tokens: usize,
     /// Most graphs in one binary; less needs less memory to compile [default: what the chip takes and the memory allows]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
@@ -94,13 +96,13 @@ pub(crate) struct CompileArgs {
     #[arg(long)]
     no_record: bool,
     /// On-chip memory per graph in MiB; 0 is all of it
-    #[arg(long, value_name = "MIB")]
+    #[arg(long, value_name = "MIB", value_parser = count::<u32>)]
     vtcm: Option<u32>,
     /// Vector threads per graph
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one::<u32>)]
     hvx_threads: Option<u32>,
     /// Effort of Qualcomm's compiler: 1, 2 or 3
-    #[arg(long, value_name = "LEVEL")]
+    #[arg(long, value_name = "LEVEL", value_parser = count::<u32>)]
     optimization: Option<u32>,
     /// Directory for the compiled model; made when it is not there
     #[arg(long, short = 'o', value_name = "DIR", required_unless_present = "estimate")]
@@ -154,8 +156,9 @@ impl CompileArgs {
         let mut tokens = model.require_tokenizer()?.encode(&read_text(path)?, Special::AddBos)?;
         tokens.truncate(self.calibration_tokens);
         let layers = model.config().num_hidden_layers;
-        eprintln!("measuring ranges of {layers} layers on {} tokens", tokens.len());
-        let bar = indicatif::ProgressBar::new(u64::from(layers));
+        note!("measuring ranges of {layers} layers on {} tokens", tokens.len());
+        let bar = bar("layers");
+        bar.set_length(u64::from(layers));
         let measured = compile::measure_ranges(model, &tokens, cancel, &mut |done| bar.set_position(u64::from(done)));
         bar.finish_and_clear();
         Ok(Some(measured?))
@@ -224,18 +227,17 @@ pub(crate) fn compile(args: &CompileArgs, cancel: &CancelToken) -> anyhow::Resul
 fn compile_to(args: &CompileArgs, model: &Model, out: &Path, cancel: &CancelToken) -> anyhow::Result<()> {
     let text = args.format == Format::Text;
     let mut reports = Vec::new();
-    let mut plan = None;
+    let (mut plan, mut printed) = (None, Ok(()));
     let options = CompileOptions { ranges: args.ranges(model, cancel)?, ..args.options() };
     let warnings = options.warnings(model);
-    warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    warnings.iter().for_each(|warning| warning!("warning: {warning}"));
     let printer = CompilePrinter::new("");
     let mut progress = |event: &CompileEvent<'_>| match event {
         CompileEvent::Context { report, .. } => {
             if text {
-                if reports.is_empty() {
-                    println!("{}", header());
-                }
-                println!("{}", row(report));
+                // What is compiled stays useful when nobody reads: told at the end.
+                let head = if reports.is_empty() { header() + "\n" } else { String::new() };
+                printed = std::mem::replace(&mut printed, Ok(())).and(outln!("{head}{}", row(report)));
             }
             reports.push((*report).clone());
         }
@@ -248,6 +250,7 @@ fn compile_to(args: &CompileArgs, model: &Model, out: &Path, cancel: &CancelToke
     let compiled =
         compile::compile(model, &options, args.qnn_lib.as_deref(), out, &args.compiler(), cancel, &mut progress)?;
     drop(printer);
+    printed?;
     if !text {
         let json = serde_json::json!({
             "library": compiled.library,
@@ -256,14 +259,14 @@ fn compile_to(args: &CompileArgs, model: &Model, out: &Path, cancel: &CancelToke
             "warnings": warnings,
             "contexts": summary(&reports),
         });
-        println!("{json}");
+        outln!("{json}")?;
         return Ok(());
     }
-    println!("\ncompiled for {} by QNN {} into {}", options.chip, compiled.library, out.display());
+    outln!("\ncompiled for {} by QNN {} into {}", options.chip, compiled.library, out.display())?;
     if options.share_weights {
-        println!(
+        outln!(
             "graphs share weights: these binaries load on a phone, not in the emulation (--no-weight-sharing for that)"
-        );
+        )?;
     }
     let place = if options.share_weights { "   # on the phone" } else { "" };
     let dir = quoted(out);
@@ -273,10 +276,10 @@ fn compile_to(args: &CompileArgs, model: &Model, out: &Path, cancel: &CancelToke
         && model.calibration().is_some()
         && !matches!(weight_fit(model, options.weights_of(model)), WeightFit::Coarse(_));
     if runs {
-        println!("run them: coexec run \"Hello\" --npu qnn --npu-dir {dir}{place}");
+        outln!("run them: coexec run \"Hello\" --npu qnn --npu-dir {dir}{place}")?;
     }
     if options.record {
-        println!("replay them: coexec selftest {dir}{place}");
+        outln!("replay them: coexec selftest {dir}{place}")?;
     }
     Ok(())
 }
@@ -340,8 +343,8 @@ fn estimate(args: &CompileArgs, cancel: &CancelToken) -> anyhow::Result<()> {
         anyhow::bail!("the compile job answered something else; this is a bug of coexec");
     };
     match args.format {
-        Format::Json => println!("{}", serde_json::to_string(&report)?),
-        Format::Text => print!("{}", estimate_text(&report)),
+        Format::Json => outln!("{}", serde_json::to_string(&report)?)?,
+        Format::Text => out!("{}", estimate_text(&report))?,
     }
     Ok(())
 }

@@ -1,6 +1,9 @@
 //! `coexec doctor`: what stands between this process and the NPU, and what to do about it.
 
-use super::shared::{Format, cache, state_dir};
+use super::{
+    console::{note, out, outln},
+    shared::{Format, cache, state_dir},
+};
 use anyhow::Context as _;
 use clap::Args;
 use coexec::runtime::{
@@ -31,13 +34,13 @@ pub(crate) fn doctor(args: &DoctorArgs) -> anyhow::Result<()> {
         && let Some(dir) = &state_dir
     {
         let cleared = marker::clear(dir).with_context(|| format!("cannot clear markers in `{}`", dir.display()))?;
-        eprintln!("{cleared} markers of crashed runs cleared");
+        note!("{cleared} markers of crashed runs cleared");
     }
     let (chip, library_dir) = (args.soc.clone(), args.qnn_lib.clone());
     let report = examine(&DoctorOptions { chip, library_dir, state_dir, cache: cache()? });
     match args.format {
-        Format::Json => println!("{}", serde_json::to_string(&report)?),
-        Format::Text => print!("{}", text(&report)),
+        Format::Json => outln!("{}", serde_json::to_string(&report)?)?,
+        Format::Text => out!("{}", text(&report))?,
     }
     if !report.npu_usable {
         anyhow::bail!("Qualcomm's NPU cannot be used here; prefill runs on the simulated NPU or on the CPU");

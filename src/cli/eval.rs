@@ -1,13 +1,16 @@
 //! `coexec eval`: perplexity over a text, logits of a prompt.
 
-use super::shared::{EngineArgs, Format, read_text};
+use super::{
+    console::{bar, note, outln},
+    shared::{EngineArgs, Format, read_text},
+    usage::at_least_one,
+};
 use clap::{Args, Subcommand};
 use coexec::{
     CancelToken, Engine, EngineOptions, NpuChoice,
     model::output::OutputFile,
     runtime::eval::{self, Reference, Windows},
 };
-use indicatif::{ProgressBar, ProgressStyle};
 use npyz::WriterBuilder as _;
 use std::{
     io::{self, Write},
@@ -28,10 +31,10 @@ enum EvalCommand {
         #[arg(long, value_name = "F")]
         text: PathBuf,
         /// Tokens per window
-        #[arg(long, default_value_t = 256, value_name = "N")]
+        #[arg(long, default_value_t = 256, value_name = "N", value_parser = at_least_one::<usize>)]
         window: usize,
         /// Most windows
-        #[arg(long, default_value_t = usize::MAX, hide_default_value = true, value_name = "N")]
+        #[arg(long, default_value_t = usize::MAX, hide_default_value = true, value_name = "N", value_parser = at_least_one::<usize>)]
         windows: usize,
         /// Also compare with this model, run on the CPU: divergence, and how often both hold the same token the likeliest
         #[arg(long, value_name = "F.coexec")]
@@ -70,8 +73,7 @@ pub(crate) fn eval(args: &EvalArgs, cancel: &CancelToken) -> anyhow::Result<()> 
                 }
                 None => None,
             };
-            let bar =
-                ProgressBar::new(0).with_style(ProgressStyle::with_template("{bar:32} {pos}/{len} windows {eta}")?);
+            let bar = bar("windows");
             let result = eval::quality(&opened, &windows, reference.as_ref(), cancel, &mut |done, total| {
                 bar.set_length(total as u64);
                 bar.set_position(done as u64);
@@ -84,10 +86,10 @@ pub(crate) fn eval(args: &EvalArgs, cancel: &CancelToken) -> anyhow::Result<()> 
                     json["model"] = engine.model_name().into();
                     json["npu_device"] = opened.npu_device().into();
                     json["activations"] = opened.options().schedule.to_string().into();
-                    println!("{json}");
+                    outln!("{json}")?;
                 }
                 Format::Text => {
-                    println!(
+                    outln!(
                         "perplexity {:.4} ± {:.4} over {} tokens ({} windows of {}), {}, NPU {}, activations {}",
                         p.perplexity,
                         p.std_error,
@@ -97,16 +99,16 @@ pub(crate) fn eval(args: &EvalArgs, cancel: &CancelToken) -> anyhow::Result<()> 
                         engine.model_name(),
                         opened.npu_device(),
                         opened.options().schedule,
-                    );
+                    )?;
                     if let Some(r) = &p.reference {
-                        println!(
+                        outln!(
                             "reference {:.4} ({:+.2} %), divergence {:.5} ± {:.5} nats, same likeliest token {:.2} %",
                             r.perplexity,
                             100.0 * (p.perplexity / r.perplexity - 1.0),
                             r.kl,
                             r.kl_std_error,
                             100.0 * r.top1
-                        );
+                        )?;
                     }
                 }
             }
@@ -120,7 +122,7 @@ pub(crate) fn eval(args: &EvalArgs, cancel: &CancelToken) -> anyhow::Result<()> 
             let vocab = opened.model().config().vocab_size as usize;
             let ids: Vec<i64> = result.ids.iter().map(|t| i64::from(t.0)).collect();
             write_npz(file, &ids, &result.logits, vocab)?;
-            eprintln!("{}: ids [{}], logits [{}, {vocab}]", out.display(), ids.len(), ids.len());
+            note!("{}: ids [{}], logits [{}, {vocab}]", out.display(), ids.len(), ids.len());
             Ok(())
         }
     }

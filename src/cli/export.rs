@@ -1,5 +1,9 @@
 //! `coexec export-gguf`: a model as a GGUF file, so that llama.cpp runs the very same tensors.
 
+use super::{
+    console::{bar, note},
+    usage::count,
+};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use coexec::{
@@ -11,7 +15,6 @@ use coexec::{
         source::{self, Encoding, ModelSource},
     },
 };
-use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -51,7 +54,7 @@ pub(crate) struct ExportArgs {
     #[arg(long, value_enum, value_name = "TYPE")]
     head: Option<GgufType>,
     /// Seed of random weights
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = count::<u64>)]
     seed: u64,
 }
 
@@ -71,8 +74,7 @@ pub(crate) fn export(args: &ExportArgs, cancel: &CancelToken) -> anyhow::Result<
     let source = open(&args.source, args.seed)?;
     let name = args.out.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
     let options = GgufOptions { weights: args.weights.into(), head: args.head.map(Into::into), name };
-    let bar = ProgressBar::new(0)
-        .with_style(ProgressStyle::with_template("{bar:32} {percent:>3} %  {elapsed}")?.progress_chars("━━╌"));
+    let bar = bar("weights");
     let result = write_gguf(&*source, &args.out, &options, &mut |p| {
         bar.set_length(p.total);
         bar.set_position(p.done);
@@ -83,7 +85,7 @@ pub(crate) fn export(args: &ExportArgs, cancel: &CancelToken) -> anyhow::Result<
         Err(ExportError::Cancelled) => return Err(RuntimeError::Cancelled.into()),
         other => other?,
     };
-    eprintln!(
+    note!(
         "{}\n-> {}: {} tensors, {} linears, {} head, {:.1} MiB, {}",
         source.describe(),
         summary.path.display(),

@@ -1,6 +1,10 @@
 //! `coexec import` and `coexec random-model`: make packed files.
 
-use super::shared::{read_text, work_bar};
+use super::{
+    console::{bar, note},
+    shared::read_text,
+    usage::{at_least_one, count, wrong},
+};
 use clap::Args;
 use coexec::{
     CancelToken,
@@ -31,7 +35,7 @@ pub(crate) struct ImportArgs {
     #[arg(long, value_name = "TEXT")]
     calibrate: Option<PathBuf>,
     /// For tests: an equivalent model with activation outliers like those of large models, drawn by this seed
-    #[arg(long, hide = true, requires = "calibrate", value_name = "SEED")]
+    #[arg(long, hide = true, requires = "calibrate", value_name = "SEED", value_parser = count::<u64>)]
     outliers: Option<u64>,
 }
 
@@ -47,7 +51,7 @@ pub(crate) struct RandomModelArgs {
     #[arg(long)]
     calibrate: bool,
     /// Seed of the weights
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = count::<u64>)]
     seed: u64,
 }
 
@@ -75,10 +79,10 @@ struct PackArgs {
     #[arg(long)]
     raw: bool,
     /// Most tokens of the text to calibrate on
-    #[arg(long, default_value_t = 4096, value_name = "N")]
+    #[arg(long, default_value_t = 4096, value_name = "N", value_parser = at_least_one::<usize>)]
     calibration_tokens: usize,
     /// CPU workers of the calibration; 0 is one per core
-    #[arg(long, short = 't', default_value_t = 0, value_name = "N")]
+    #[arg(long, short = 't', default_value_t = 0, value_name = "N", value_parser = count::<usize>)]
     threads: usize,
 }
 
@@ -90,7 +94,9 @@ impl PackArgs {
         cancel: &CancelToken,
     ) -> anyhow::Result<ImportOptions> {
         if let (Some(option), Some(item)) = (self.quantizer, self.quant.quantizer) {
-            anyhow::bail!("option --quantizer = {option}: the recipe of --quant says {item}; leave one of them out");
+            let text =
+                format!("option --quantizer = {option}: the recipe of --quant says {item}; leave one of them out");
+            return Err(wrong(text));
         }
         Ok(ImportOptions {
             weights: self.weights.or(self.quant.weights).unwrap_or(WeightFormat::Q8),
@@ -130,7 +136,7 @@ pub(crate) fn random_model(args: &RandomModelArgs, cancel: &CancelToken) -> anyh
 }
 
 fn pack(source: &dyn source::ModelSource, out: &Path, args: &PackArgs, options: &ImportOptions) -> anyhow::Result<()> {
-    let bar = work_bar()?;
+    let bar = bar("operations");
     let (passes, auto) = args.quant.passes();
     let steps = passes + 1 + usize::from(auto);
     let progress = |p: CookProgress| {
@@ -156,7 +162,7 @@ fn pack(source: &dyn source::ModelSource, out: &Path, args: &PackArgs, options: 
     let result = recipe::cook(source, out, &recipe, options, &progress);
     bar.finish_and_clear();
     let summary = result?;
-    eprintln!("{}", describe(&source.describe(), &summary, options));
+    note!("{}", describe(&source.describe(), &summary, options));
     Ok(())
 }
 

@@ -1,6 +1,9 @@
 //! `coexec inspect`: what a packed file holds.
 
-use super::shared::{Format, packed};
+use super::{
+    console::{out, outln},
+    shared::{Format, packed},
+};
 use clap::Args;
 use coexec::model::{LayerIdx, LinearKind, TensorName, packed::PackedFile};
 use std::{fmt::Write as _, path::PathBuf};
@@ -29,7 +32,7 @@ pub(crate) fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
         file.verify_all()?;
     }
     match args.format {
-        Format::Json => println!(
+        Format::Json => outln!(
             "{}",
             serde_json::to_string_pretty(&serde_json::json!({
                 "summary": file.summary(),
@@ -37,8 +40,8 @@ pub(crate) fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
                 "calibration": file.calibration(),
                 "verified": args.verify,
             }))?
-        ),
-        Format::Text => print!("{}", text(&file, args)?),
+        )?,
+        Format::Text => out!("{}", text(&file, args)?)?,
     }
     Ok(())
 }

@@ -1,13 +1,16 @@
-//! Arguments, logging, Ctrl-C and exit codes; one module per command.
+//! Arguments, logging, signals and exit codes; one module per command.
 //!
-//! Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong arguments, 130 cancelled by Ctrl-C.
+//! Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong arguments, 128 + the signal when one cancelled it (130:
+//! Ctrl-C, 143: SIGTERM), 101 a bug.
 
 mod bench;
 mod cache;
 mod compile;
+mod console;
 mod doctor;
 mod eval;
 mod export;
+mod footer;
 mod import;
 mod inspect;
 mod limits;
@@ -18,13 +21,16 @@ mod run;
 mod schedule;
 mod selftest;
 mod shared;
+mod signals;
 mod simulate;
 mod sweep;
+mod usage;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use coexec::{CancelToken, RuntimeError, runtime::error::chain};
-use std::{io::IsTerminal as _, process::ExitCode};
+use console::{note, warning};
+use std::{io, process::ExitCode};
 
 /// What is logged without --log. Errors of Qualcomm's library are quoted in ours, so its own lines stay out.
 const DEFAULT_LOG: &str = "warn,qnn=off";
@@ -40,6 +46,9 @@ struct Args {
     /// Log level or filter: error, warn, info, debug, trace, or target=level pairs
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
+    /// Print results and errors only: no progress, no notes
+    #[arg(long, short = 'q', global = true)]
+    quiet: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -95,81 +104,84 @@ fn with_dsp_path() {
     let Some(folder) = program.parent() else { return };
     let path = coexec::npu::qnn::adsp_library_path(folder, None);
     let error = std::process::Command::new(&program).args(std::env::args_os().skip(1)).env(NAME, path).exec();
-    eprintln!("note: could not start again with {NAME} ({error}); the NPU may not be found");
+    note!("note: could not start again with {NAME} ({error}); the NPU may not be found");
 }
 
 /// Runs the command line of this process.
 pub(crate) fn main() -> ExitCode {
     #[cfg(unix)]
     with_dsp_path();
-    // A closed pipe (`coexec … | head`) must end the program quietly, not with a panic.
-    let args = match Args::try_parse() {
+    let args = match arguments() {
         Ok(args) => args,
+        // Help and version are results too.
+        Err(e) if !e.use_stderr() => return ended(e.print().context("cannot write to standard output")),
         Err(e) => {
-            let code = if e.use_stderr() { 2 } else { 0 };
-            // Nothing is left to do when even the help cannot be printed.
+            // Nothing is left to do when nobody can be told.
             let _ = e.print();
-            return ExitCode::from(code);
+            return ExitCode::from(2);
         }
     };
+    if args.quiet {
+        console::be_quiet();
+    }
     let cancel = CancelToken::new();
     // Libraries may panic on damaged files; ours catch that and say so in an error of one line, so the default hook's
     // report goes to the log. A panic that nobody caught is reported below.
-    std::panic::set_hook(Box::new(|info| {
-        // `print!` panics when nobody reads any more: that is an end, not an error.
-        if info.to_string().contains("failed printing to stdout: Broken pipe") {
-            std::process::exit(0);
-        }
-        tracing::debug!(%info, "panic");
-    }));
+    std::panic::set_hook(Box::new(|info| tracing::debug!(%info, "panic")));
     let work = || setup(&args, &cancel).and_then(|()| dispatch(args.command, &cancel));
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(e)) => report(&e),
+        Ok(result) => ended(result),
         Err(_) => {
-            eprintln!("error: internal error, a bug of coexec: run again with --log debug and report what it prints");
+            warning!("error: internal error, a bug of coexec: run again with --log debug and report what it prints");
             ExitCode::from(101)
         }
     }
 }
 
-fn report(e: &anyhow::Error) -> ExitCode {
-    if e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
-        return ExitCode::SUCCESS;
+/// Reads the command line. Numbers below zero are values, so that what is wrong with them can be said.
+fn arguments() -> Result<Args, clap::Error> {
+    fn with_negative_numbers(command: clap::Command) -> clap::Command {
+        let command = command.mut_args(|arg| match arg.get_action().takes_values() {
+            true => arg.allow_negative_numbers(true),
+            false => arg,
+        });
+        command.mut_subcommands(with_negative_numbers)
     }
+    let matches = with_negative_numbers(Args::command()).try_get_matches()?;
+    usage::remember(&matches);
+    Args::from_arg_matches(&matches)
+}
+
+/// The exit code of a command, after its last word.
+fn ended(result: anyhow::Result<()>) -> ExitCode {
+    let Err(e) = result else { return ExitCode::SUCCESS };
     if matches!(e.downcast_ref::<RuntimeError>(), Some(RuntimeError::Cancelled)) {
-        eprintln!("cancelled");
-        return ExitCode::from(130);
+        warning!("cancelled");
+        return ExitCode::from(signals::exit_code());
     }
-    eprintln!("error: {}", chain(e.as_ref()));
-    ExitCode::FAILURE
+    warning!("error: {}", chain(e.as_ref()));
+    if usage::is_wrong(&e) { ExitCode::from(2) } else { ExitCode::FAILURE }
 }
 
 fn setup(args: &Args, cancel: &CancelToken) -> anyhow::Result<()> {
-    let filter =
-        args.log.clone().or_else(|| std::env::var("COEXEC_LOG").ok()).unwrap_or_else(|| DEFAULT_LOG.to_owned());
-    let filter = tracing_subscriber::EnvFilter::try_new(&filter)
-        .with_context(|| format!("log filter `{filter}`: use error, warn, info, debug, trace or target=level"))?;
+    let given = args.log.clone().or_else(|| std::env::var("COEXEC_LOG").ok());
+    let filter = given.unwrap_or_else(|| DEFAULT_LOG.to_owned());
+    let filter = tracing_subscriber::EnvFilter::try_new(&filter).map_err(|e| {
+        usage::wrong(format!("log filter `{filter}`: use error, warn, info, debug, trace or target=level: {e}"))
+    })?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        .with_ansi(console::has_colour())
         .with_span_events(tracing_subscriber::fmt::format::FmtSpan::CLOSE)
         .init();
-    if matches!(args.command, Some(Command::CompileJob(_))) {
-        // Qualcomm's compiler cannot be asked to stop: Ctrl-C ends the job's process as it ends any.
-        return Ok(());
-    }
-    let cancel = cancel.clone();
-    ctrlc::set_handler(move || {
-        // A second Ctrl-C does not wait for the current task to end.
-        if cancel.is_cancelled() {
-            coexec::model::output::remove_partials();
-            std::process::exit(130);
-        }
-        cancel.cancel();
-    })
-    .context("cannot listen for Ctrl-C")
+    let listening = match args.command {
+        // Qualcomm's compiler cannot be asked to stop: a signal ends the job's process as it ends any.
+        Some(Command::CompileJob(_)) => Ok(()),
+        Some(Command::NpuServer) => signals::leave_ctrl_c_to_the_parent(),
+        _ => signals::listen(cancel),
+    };
+    listening.context("cannot listen for Ctrl-C")
 }
 
 fn dispatch(command: Option<Command>, cancel: &CancelToken) -> anyhow::Result<()> {

@@ -1,6 +1,10 @@
 //! `coexec plan`: chunks, placement and task graph of a prefill, before anything runs.
 
-use super::shared::{EngineArgs, Format};
+use super::{
+    console::outln,
+    shared::{EngineArgs, Format},
+    usage::{at_least_one, count},
+};
 use clap::Args;
 use coexec::{
     model::{LayerIdx, LinearKind},
@@ -12,10 +16,10 @@ use std::collections::BTreeMap;
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
     /// Tokens of the prompt
-    #[arg(long, default_value_t = 512, value_name = "N")]
+    #[arg(long, default_value_t = 512, value_name = "N", value_parser = at_least_one::<usize>)]
     prompt_len: usize,
     /// Tokens already in the session
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = count::<usize>)]
     start_pos: usize,
     /// List every task with what it waits for
     #[arg(long)]
@@ -41,10 +45,10 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<()> {
     let options = engine.plan_options(false);
     let plan = planner::plan(config, &options, args.prompt_len, args.start_pos)?;
     if args.format == Format::Json {
-        println!("{}", json(&plan, engine.npu_device()));
+        outln!("{}", json(&plan, engine.npu_device()))?;
         return Ok(());
     }
-    println!(
+    outln!(
         "{}: {} tokens from position {} -> {} chunk(s); placement {}, NPU {} ({})",
         args.engine.model_name(),
         args.prompt_len,
@@ -53,37 +57,38 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<()> {
         plan.placement.name(),
         engine.npu_device(),
         engine.npu_reason(),
-    );
+    )?;
     for (i, c) in plan.chunks.iter().enumerate() {
         let end = c.start_pos + c.tokens;
         if plan.placement == Placement::Split {
             let padding = c.chunk_len - c.tokens;
-            println!(
+            outln!(
                 "  chunk {i}: positions {}..{end}, graphs of {}, {padding} rows of padding",
-                c.start_pos, c.chunk_len
-            );
+                c.start_pos,
+                c.chunk_len
+            )?;
         } else {
-            println!("  chunk {i}: positions {}..{end}", c.start_pos);
+            outln!("  chunk {i}: positions {}..{end}", c.start_pos)?;
         }
     }
-    println!(
+    outln!(
         "\ntasks {} (NPU {}, CPU {})",
         plan.graph.len(),
         plan.graph.count_on(Processor::Npu),
         plan.graph.count_on(Processor::Cpu)
-    );
+    )?;
     let mut stages: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     for (task, id) in plan.tasks.iter().zip(plan.graph.task_ids()) {
         let processor = if plan.graph.task(id).processor == Processor::Npu { "NPU" } else { "CPU" };
         *stages.entry((processor, task.stage.name())).or_default() += 1;
     }
     for ((processor, stage), count) in stages {
-        println!("  {processor} {stage:<16} {count}");
+        outln!("  {processor} {stage:<16} {count}")?;
     }
     if let Some(calibration) = engine.model().calibration() {
-        println!(
+        outln!(
             "\nhow linears run (with importance: `coexec schedule`'s divergence without shadow; before it, the input energy that clipping takes)"
-        );
+        )?;
         for l in 0..config.num_hidden_layers {
             let cells: Vec<String> = LinearKind::ALL
                 .iter()
@@ -93,14 +98,14 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<()> {
                     Some(format!("{kind} {treatment} {:.1e} ({} hot)", c.importance, c.hot_channels.len()))
                 })
                 .collect();
-            println!("  L{l:<3} {}", cells.join("  "));
+            outln!("  L{l:<3} {}", cells.join("  "))?;
         }
     }
     if args.tasks {
-        println!();
+        outln!()?;
         for id in plan.graph.task_ids() {
             let after: Vec<String> = plan.graph.predecessors(id).iter().map(ToString::to_string).collect();
-            println!("  {:<28} after [{}]", plan.graph.describe(id), after.join(" "));
+            outln!("  {:<28} after [{}]", plan.graph.describe(id), after.join(" "))?;
         }
     }
     Ok(())

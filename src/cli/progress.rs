@@ -1,9 +1,9 @@
 //! What a compilation of static graphs tells its user: on stderr, a bar on a terminal, lines elsewhere.
 
+use super::console::{bar, has_bars, note};
 use coexec::runtime::compile::{CompileEvent, CompilePlan, CompileProgress, ContextReport, SelftestStep};
-use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar};
 use std::{
-    io::IsTerminal as _,
     sync::{Mutex, PoisonError},
     time::Instant,
 };
@@ -37,12 +37,12 @@ impl CompilePrinter {
         match event {
             CompileEvent::Waiting { pid } => {
                 let who = pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
-                eprintln!("waiting for {who}, which compiles the same graphs; Ctrl-C ends the wait");
+                note!("waiting for {who}, which compiles the same graphs; Ctrl-C ends the wait");
             }
             CompileEvent::Started(plan) => {
-                eprintln!("{}", describe(plan, self.why));
+                note!("{}", describe(plan, self.why));
                 state.started = Instant::now();
-                state.bar = std::io::stderr().is_terminal().then(|| bar(plan));
+                state.bar = has_bars().then(|| graphs(plan.graphs * if plan.record { 2 } else { 1 }));
             }
             CompileEvent::Graph { done, .. } => {
                 state.compiled = *done;
@@ -52,7 +52,7 @@ impl CompilePrinter {
                 state.checked = *done;
                 if state.bar.is_none() && is_told(*done, *of) {
                     let seconds = state.started.elapsed().as_secs_f64();
-                    eprintln!("  {done} of {of} graphs compared with the simulated NPU after {seconds:.1} s");
+                    note!("  {done} of {of} graphs compared with the simulated NPU after {seconds:.1} s");
                 }
                 state.show();
             }
@@ -61,7 +61,7 @@ impl CompilePrinter {
                 let line = format!("  {done} of {of} contexts ready after {seconds:.1} s: {}", context(report));
                 match &state.bar {
                     Some(bar) => bar.println(line),
-                    None => eprintln!("{line}"),
+                    None => note!("{line}"),
                 }
                 if done == of {
                     _ = state.bar.take().map(|bar| bar.finish_and_clear());
@@ -95,11 +95,10 @@ impl Drop for CompilePrinter {
     }
 }
 
-fn bar(plan: &CompilePlan) -> ProgressBar {
-    let template = format!("{{bar:32}} {{msg}} of {} graphs  {{elapsed}}, {{eta}} left", plan.graphs);
-    let style = ProgressStyle::with_template(&template);
-    let bar = ProgressBar::new(plan.graphs as u64 * if plan.record { 2 } else { 1 });
-    style.map(|style| bar.clone().with_style(style.progress_chars("━━╌"))).unwrap_or(bar)
+fn graphs(count: usize) -> ProgressBar {
+    let bar = bar("graphs");
+    bar.set_length(count as u64);
+    bar
 }
 
 /// What is going to be done, in one line; a second one where memory may not do.
@@ -136,21 +135,15 @@ pub(crate) struct SelftestPrinter {
 
 impl SelftestPrinter {
     pub(crate) fn print(&mut self, step: SelftestStep) {
-        let terminal = std::io::stderr().is_terminal();
         match step {
-            SelftestStep::Replayed { done, of } if terminal => {
-                let style =
-                    ProgressStyle::with_template("{bar:32} {pos} of {len} graphs replayed  {elapsed}, {eta} left");
-                let bar = self.bar.get_or_insert_with(|| {
-                    let bar = ProgressBar::new(of as u64);
-                    style.map(|style| bar.clone().with_style(style.progress_chars("━━╌"))).unwrap_or(bar)
-                });
+            SelftestStep::Replayed { done, of } if has_bars() => {
+                let bar = self.bar.get_or_insert_with(|| graphs(of).with_message("replaying"));
                 bar.set_position(done as u64);
             }
-            SelftestStep::Replayed { done, of } if is_told(done, of) => eprintln!("  {done} of {of} graphs replayed"),
+            SelftestStep::Replayed { done, of } if is_told(done, of) => note!("  {done} of {of} graphs replayed"),
             SelftestStep::Prompt { chunk_len } => {
                 _ = self.bar.take().map(|bar| bar.finish_and_clear());
-                eprintln!("  a prompt of {chunk_len} tokens runs on the simulated NPU and on this one");
+                note!("  a prompt of {chunk_len} tokens runs on the simulated NPU and on this one");
             }
             _ => {}
         }
@@ -165,7 +158,7 @@ impl Drop for SelftestPrinter {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{console::note, *};
 
     #[test]
     fn without_a_bar_ten_lines_tell_how_far_it_is() {

@@ -1,25 +1,25 @@
 //! `coexec run`, and `coexec` alone: generate text, stream it, print what was measured.
 
 use super::{
+    console::{note, out, outln},
+    footer::{self, Sampling},
     output::claim,
     shared::{EngineArgs, Format, parameters, read_text},
+    usage::{count, is_given, no_effect, number, wrong},
 };
-use anyhow::Context as _;
 use clap::Args;
 use coexec::{
     CancelToken, Engine, FinishReason, GenerateRequest, Generation, RuntimeError, SamplerOptions, Special,
     model::output::OutputFile,
     runtime::{
         prefill::PrefillOutput,
+        sampler::advises_sampling,
         text::{ChatPrompt, ChatTemplate, Message, RenderOptions},
     },
     scheduler::{TimelineOptions, TraceMeta, write_chrome_trace, write_timeline_svg},
 };
 use serde::Serialize;
-use std::{
-    io::{self, Write},
-    path::PathBuf,
-};
+use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
@@ -39,7 +39,7 @@ pub(crate) struct RunArgs {
     #[arg(long, requires = "chat")]
     parse_special: bool,
     /// Most tokens to generate
-    #[arg(long, short = 'n', default_value_t = 256, value_name = "N")]
+    #[arg(long, short = 'n', default_value_t = 256, value_name = "N", value_parser = count::<usize>)]
     max_tokens: usize,
     #[command(flatten)]
     sampling: SamplingArgs,
@@ -57,6 +57,9 @@ pub(crate) struct RunArgs {
     /// What to print
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
+    /// Tell all that was measured: what the NPU and shadow did, what saturated, kernels, memory (JSON has it always)
+    #[arg(long)]
+    stats: bool,
     /// Write the prefill's events as Chrome/Perfetto JSON
     #[arg(long, value_name = "F")]
     trace: Option<PathBuf>,
@@ -69,22 +72,22 @@ pub(crate) struct RunArgs {
 #[derive(Debug, Args)]
 pub(crate) struct SamplingArgs {
     /// Divisor of the logits; 0 is greedy
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", value_parser = number)]
     temp: Option<f32>,
     /// Keep the K most likely tokens; 0 keeps all
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = count::<u32>)]
     top_k: Option<u32>,
     /// Keep the smallest set of tokens with this probability
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", value_parser = number)]
     top_p: Option<f32>,
     /// Keep tokens at least this likely relative to the likeliest
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", value_parser = number)]
     min_p: Option<f32>,
     /// Penalty on tokens already seen; 1 is none
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", value_parser = number)]
     repetition_penalty: Option<f32>,
     /// Seed of the sampler
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = count::<u64>)]
     seed: u64,
     /// Always take the likeliest token
     #[arg(long, conflicts_with_all = ["temp", "top_k", "top_p", "min_p"])]
@@ -92,10 +95,12 @@ pub(crate) struct SamplingArgs {
 }
 
 impl SamplingArgs {
-    fn options(&self, engine: &Engine) -> anyhow::Result<SamplerOptions> {
-        let mut options = SamplerOptions::from(&engine.model().config().generation);
+    /// How tokens are chosen with a model: what was given, else what its authors advise, else the usual values.
+    pub(crate) fn sampling(&self, engine: &Engine) -> anyhow::Result<Sampling> {
+        let advice = &engine.model().config().generation;
+        let mut options = SamplerOptions::from(advice);
         if self.greedy {
-            options = SamplerOptions::greedy();
+            options = SamplerOptions { repetition_penalty: options.repetition_penalty, ..SamplerOptions::greedy() };
         }
         options.temperature = self.temp.unwrap_or(options.temperature);
         options.top_k = self.top_k.unwrap_or(options.top_k);
@@ -104,7 +109,17 @@ impl SamplingArgs {
         options.repetition_penalty = self.repetition_penalty.unwrap_or(options.repetition_penalty);
         options.seed = self.seed;
         options.validate()?;
-        Ok(options)
+        if options.is_greedy() {
+            no_effect(&["seed", "top-k", "top-p", "min-p"], "the likeliest token is always taken");
+        }
+        let is_changed = ["temp", "top-k", "top-p", "min-p", "repetition-penalty"].into_iter().any(is_given);
+        let source = match () {
+            () if self.greedy => "--greedy",
+            () if is_changed => "with the options given",
+            () if advice.do_sample == Some(false) || advises_sampling(advice) => "the model's advice",
+            () => "usual values: the model advises none",
+        };
+        Ok(Sampling { options, source })
     }
 }
 
@@ -114,6 +129,7 @@ struct RunJson<'a> {
     tokens: &'a [coexec::model::TokenId],
     prompt_tokens: usize,
     finish_reason: FinishReason,
+    sampling: &'a SamplerOptions,
     stats: &'a coexec::Stats,
 }
 
@@ -123,7 +139,7 @@ impl RunArgs {
             (Some(prompt), _) => Ok(prompt.clone()),
             (None, Some(path)) => read_text(path),
             (None, None) if self.engine.model_path()?.is_none() => Ok(default_prompt().to_owned()),
-            (None, None) => anyhow::bail!("no prompt: give one as an argument or with --prompt-file"),
+            (None, None) => Err(wrong("no prompt: give one as an argument or with --prompt-file")),
         }
     }
 
@@ -159,7 +175,7 @@ impl RunArgs {
         }
         let prompt = template.prompt(&messages, &options, engine.model().require_tokenizer()?)?;
         if !prompt.told_apart() {
-            eprintln!("NOTE     this model's chat template changes the prompt: special tokens in it count as such");
+            note!("NOTE     this model's chat template changes the prompt: special tokens in it count as such");
         }
         Ok(prompt)
     }
@@ -181,10 +197,11 @@ pub(crate) fn run(args: &RunArgs, cancel: &CancelToken) -> anyhow::Result<()> {
     let [trace, timeline] = claim([args.trace.as_deref(), args.timeline.as_deref()], &read)?;
     let engine = args.engine.engine()?;
     let (prompt, ids) = args.prompt(&engine)?;
+    let sampling = args.sampling.sampling(&engine)?;
     let request = GenerateRequest {
         prompt: ids,
         max_tokens: args.max_tokens,
-        sampler: args.sampling.options(&engine)?,
+        sampler: sampling.options.clone(),
         stop: args.stop.clone(),
         ignore_eos: args.ignore_eos,
         draft_tokens: usize::from(args.draft),
@@ -194,7 +211,7 @@ pub(crate) fn run(args: &RunArgs, cancel: &CancelToken) -> anyhow::Result<()> {
     engine.prepare_npu(cancel)?;
     let text = args.format == Format::Text;
     if text && !args.chat {
-        print_piece(&prompt)?;
+        out!("{prompt}")?;
     }
     let generation = generate(&engine, &request, text)?;
     let title = format!("{}, {} tokens", args.engine.model_name(), request.prompt.len());
@@ -205,129 +222,69 @@ pub(crate) fn run(args: &RunArgs, cancel: &CancelToken) -> anyhow::Result<()> {
         write_timeline(file, &title, &generation.prefill)?;
     }
     if text {
-        println!();
-        eprintln!("\n{}", summary(&engine, &generation, request.prompt.len()));
+        outln!()?;
+        note!("\n{}", footer::short(&generation, request.prompt.len(), &sampling));
+        if args.stats {
+            note!("{}", footer::details(&engine, &generation));
+        }
     } else {
         let json = RunJson {
             text: &generation.text,
             tokens: &generation.tokens,
             prompt_tokens: request.prompt.len(),
             finish_reason: generation.finish_reason,
+            sampling: &request.sampler,
             stats: &generation.stats,
         };
-        serde_json::to_writer(io::stdout().lock(), &json)?;
-        println!();
+        outln!("{}", serde_json::to_string(&json)?)?;
     }
-    Ok(())
+    match generation.finish_reason {
+        FinishReason::Cancelled => Err(RuntimeError::Cancelled.into()),
+        _ => Ok(()),
+    }
 }
 
 /// The main job: the embedded model on a default prompt.
 pub(crate) fn tell_a_tale(cancel: &CancelToken) -> anyhow::Result<()> {
     let engine = Engine::new(super::shared::packed(None)?, coexec::EngineOptions::default())?;
     let ids = engine.model().require_tokenizer()?.encode(default_prompt(), Special::AddBos)?;
-    let mut sampler = SamplerOptions::from(&engine.model().config().generation);
-    sampler.seed = 7;
+    let options = SamplerOptions { seed: 7, ..SamplerOptions::from(&engine.model().config().generation) };
+    let sampling = Sampling { options, source: "the model's advice" };
     let request = GenerateRequest {
         prompt: ids,
         max_tokens: 220,
-        sampler,
+        sampler: sampling.options.clone(),
         stop: Vec::new(),
         ignore_eos: false,
         draft_tokens: 0,
         cancel: cancel.clone(),
     };
     let millions = parameters(&engine.model().file().summary()) as f64 / 1e6;
-    println!("The demo model ({millions:.1} M parameters, in this binary) tells a tale; Ctrl-C ends it.\n");
-    print_piece(default_prompt())?;
+    outln!("The demo model ({millions:.1} M parameters, in this binary) tells a tale; Ctrl-C ends it.\n")?;
+    out!("{}", default_prompt())?;
     let generation = generate(&engine, &request, true)?;
-    println!("\n\n{}", summary(&engine, &generation, request.prompt.len()));
-    println!("\nTry next:");
-    println!(
+    outln!("\n\n{}", footer::short(&generation, request.prompt.len(), &sampling))?;
+    outln!("\nTry next:")?;
+    outln!(
         "  coexec run \"The little rabbit\" --seed 3 --timeline timeline.svg    another tale, and a picture of its prefill"
-    );
-    println!(
+    )?;
+    outln!(
         "  coexec simulate --prompt-len 1024                                    the schedule of a long prompt on a phone, policy by policy"
-    );
+    )?;
     Ok(())
-}
-
-fn print_piece(piece: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(piece.as_bytes())?;
-    out.flush()
 }
 
 fn generate(engine: &Engine, request: &GenerateRequest, stream: bool) -> anyhow::Result<Generation> {
     let mut failed = None;
     let mut session = engine.session();
     let generation = session.generate(request, &mut |piece| {
-        let Some(Err(e)) = (stream && failed.is_none()).then(|| print_piece(piece)) else { return };
+        let Some(Err(e)) = (stream && failed.is_none()).then(|| out!("{piece}")) else { return };
         // Nobody reads any more: end the generation, not the process.
         request.cancel.cancel();
         failed = Some(e);
     });
-    if let Some(e) = failed {
-        return Err(e).context("cannot write to stdout");
-    }
+    failed.map_or(Ok(()), Err)?;
     Ok(generation?)
-}
-
-fn summary(engine: &Engine, g: &Generation, prompt_tokens: usize) -> String {
-    let s = &g.stats;
-    let decode = s.decode_tokens_per_s.map_or_else(|| "–".to_owned(), |v| format!("{v:.0} tok/s"));
-    let rss = s.peak_rss_bytes.map_or_else(|| "–".to_owned(), |b| format!("{:.0} MB", b as f64 / 1e6));
-    let shadow = match &s.shadow {
-        w if w.corrected == 0 => String::new(),
-        w => format!(
-            "\nshadow   {} activations of {} channels in {:.1} ms, {:.1} KiB of rows in memory and {:.1} KiB of weights read; \
-             the NPU waited {:.2} ms for it",
-            w.corrected,
-            w.channels,
-            w.time_ns as f64 / 1e6,
-            w.hot_bytes as f64 / 1024.0,
-            w.cold_bytes as f64 / 1024.0,
-            w.npu_stall_ns as f64 / 1e6,
-        ),
-    };
-    let clipped = match s.shadow.uncorrected {
-        0 => String::new(),
-        count => format!(", {count} inputs clipped without shadow"),
-    };
-    let mut text = format!(
-        "prefill  {prompt_tokens} tokens in {} chunk{}, {:.0} tok/s, first token after {:.1} ms\n\
-         decode   {} tokens, {decode}; ended by {}\n\
-         NPU      {} ({}); busy {:.1} ms, CPU {:.1} ms of the prefill; {} outputs saturated{clipped}{shadow}\n\
-         CPU      {} kernels, {} threads; peak memory {rss}",
-        s.chunks,
-        if s.chunks == 1 { "" } else { "s" },
-        s.prefill_tokens_per_s,
-        s.ttft_ms,
-        g.tokens.len(),
-        match g.finish_reason {
-            FinishReason::Eos => "the model's end token",
-            FinishReason::Stop => "a stop text",
-            FinishReason::Length => "the token limit",
-            FinishReason::ContextFull => "the full context",
-            FinishReason::Cancelled => "Ctrl-C",
-        },
-        s.npu_device,
-        s.npu_reason,
-        s.npu_busy_ms,
-        s.cpu_busy_ms,
-        s.saturated,
-        engine.kernels(),
-        engine.options().worker_threads(),
-    );
-    if s.drafted > 0 {
-        text.push_str(&format!("\ndraft    {} of {} guessed tokens were right", s.accepted, s.drafted));
-    }
-    for elsewhere in &s.ran_elsewhere {
-        text.push_str(&format!("\nNOTE     {elsewhere}"));
-    }
-    if let (true, Some(failure)) = (s.ran_elsewhere.is_empty(), s.npu_failures.last()) {
-        text.push_str(&format!("\nNOTE     the NPU failed and was opened again: {failure}"));
-    }
-    text
 }
 
 fn write_trace(file: OutputFile, title: &str, prefill: &PrefillOutput) -> anyhow::Result<()> {

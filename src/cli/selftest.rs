@@ -2,8 +2,10 @@
 //! one.
 
 use super::{
+    console::{out, outln},
     progress::SelftestPrinter,
     shared::{Format, packed},
+    usage::at_least_one,
 };
 use clap::Args;
 use coexec::{
@@ -26,7 +28,7 @@ pub(crate) struct SelftestArgs {
     #[arg(long, short = 'm', value_name = "F")]
     model: Option<PathBuf>,
     /// Only the first N contexts
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one::<usize>)]
     contexts: Option<usize>,
     /// Text of a prompt that also runs, on real activations beside the simulated NPU; a built-in one without it
     #[arg(long, value_name = "TEXT", conflicts_with = "no_prompt")]
@@ -57,12 +59,16 @@ pub(crate) fn selftest(args: &SelftestArgs, cancel: &CancelToken) -> anyhow::Res
     let found = selftest::run(&model, &args.dir, &options, cancel, &mut |step| printer.print(step))?;
     drop(printer);
     match args.format {
-        Format::Json => println!("{}", serde_json::to_string(&found)?),
+        Format::Json => outln!("{}", serde_json::to_string(&found)?)?,
         Format::Text => {
-            found.contexts.iter().for_each(|r| print!("{}", text(r)));
-            found.prompt.iter().for_each(|p| println!("{}", prompt_text(p)));
+            for report in &found.contexts {
+                out!("{}", text(report))?;
+            }
+            for prompt in &found.prompt {
+                outln!("{}", prompt_text(prompt))?;
+            }
             if let Some(reason) = found.no_prompt {
-                println!("no prompt was run: {reason}");
+                outln!("no prompt was run: {reason}")?;
             }
         }
     }

@@ -1,6 +1,10 @@
 //! Arguments that several commands have, and how a model is opened from them.
 
-use super::{output::read_files, progress::CompilePrinter};
+use super::{
+    output::read_files,
+    progress::CompilePrinter,
+    usage::{at_least_one, count, number, wrong},
+};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use coexec::{
@@ -14,11 +18,9 @@ use coexec::{
         options::CHUNK_LENS,
     },
 };
-use indicatif::{ProgressBar, ProgressStyle};
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -99,7 +101,7 @@ pub(crate) struct EngineArgs {
     npu_process: ProcessArg,
     /// Tokens that a prefill chunk may hold, comma-separated [default: 32,64,128,256, or those of --npu-dir]; prompts are cut
     /// so that the NPU's expected time is least
-    #[arg(long, value_delimiter = ',', value_name = "N")]
+    #[arg(long, value_delimiter = ',', value_name = "N", value_parser = at_least_one::<usize>)]
     chunk_len: Vec<usize>,
     /// Who picks the next task: in-order, npu-stall, critical-path or staggered
     #[arg(long, default_value = "staggered")]
@@ -108,13 +110,13 @@ pub(crate) struct EngineArgs {
     #[arg(long, value_enum, default_value = "auto")]
     activations: Activations,
     /// With u8+shadow: share of the linears, least important first, that run without shadow
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", value_parser = number)]
     prune: Option<f32>,
     /// How K and V are stored
     #[arg(long, value_enum, default_value = "f16")]
     kv: Kv,
     /// CPU workers; 0 is one per core that --cores allows
-    #[arg(long, short = 't', default_value_t = 0, value_name = "N")]
+    #[arg(long, short = 't', default_value_t = 0, value_name = "N", value_parser = count::<usize>)]
     threads: usize,
     /// Cores that CPU workers are bound to: auto (on Android the fast ones), all, big, or a list such as 0,2,4-7
     #[arg(long, default_value = "auto", value_name = "CORES")]
@@ -163,9 +165,9 @@ impl EngineArgs {
             (NpuChoice::Auto, Some(_)) => NpuChoice::Qnn,
             (choice @ (NpuChoice::Sim | NpuChoice::None), Some(_)) => {
                 let name = if choice == NpuChoice::Sim { "sim" } else { "none" };
-                anyhow::bail!(
+                return Err(wrong(format!(
                     "option --npu-dir: a compiled model is for --npu qnn, not for {name}; leave one of them out"
-                )
+                )));
             }
             (choice, _) => choice,
         })
@@ -219,7 +221,7 @@ impl EngineArgs {
                 (Activations::U8, None) => ScheduleChoice::Plain,
                 (Activations::U16, None) => ScheduleChoice::Wide,
                 (Activations::Split, None) => ScheduleChoice::Split,
-                (_, Some(_)) => anyhow::bail!("option --prune: only u8+shadow has a shadow to leave out"),
+                (_, Some(_)) => return Err(wrong("option --prune: only u8+shadow has a shadow to leave out")),
             },
             kv: match self.kv {
                 Kv::F32 => KvDtype::F32,
@@ -268,7 +270,7 @@ impl EngineArgs {
 fn cache_limit() -> anyhow::Result<u64> {
     match std::env::var("COEXEC_CACHE_LIMIT") {
         Ok(text) if !text.is_empty() => {
-            parse_bytes(&text).map_err(|reason| anyhow::anyhow!("COEXEC_CACHE_LIMIT = {text}: {reason}"))
+            parse_bytes(&text).map_err(|reason| wrong(format!("COEXEC_CACHE_LIMIT = {text}: {reason}")))
         }
         _ => Ok(cache::DEFAULT_LIMIT_BYTES),
     }
@@ -314,7 +316,7 @@ fn embedded() -> anyhow::Result<PackedFile> {
 
 #[cfg(not(feature = "demo-model"))]
 fn embedded() -> anyhow::Result<PackedFile> {
-    anyhow::bail!("this coexec was built without the demo model (feature `demo-model`): give --model FILE")
+    Err(wrong("this coexec was built without the demo model (feature `demo-model`): give --model FILE"))
 }
 
 /// Weights of a packed model, without the second copy of hot channels' rows.
@@ -325,15 +327,6 @@ pub(crate) fn parameters(summary: &coexec::model::packed::PackedSummary) -> u64 
 /// `1%` or `0.01`.
 pub(crate) fn parse_percent(text: &str) -> Result<f64, String> {
     coexec::runtime::recipe::share(text).ok_or_else(|| "use a share such as 1% or 0.01".to_owned())
-}
-
-/// A bar for work of minutes: its share done, what is being done, the time it took and the time left. Nothing is drawn where
-/// stderr is no terminal.
-pub(crate) fn work_bar() -> anyhow::Result<ProgressBar> {
-    let template = "{prefix}{bar:32} {percent:>3} %  {msg}  {elapsed}, {eta} left";
-    let bar = ProgressBar::new(0).with_style(ProgressStyle::with_template(template)?.progress_chars("━━╌"));
-    bar.enable_steady_tick(Duration::from_millis(250));
-    Ok(bar)
 }
 
 /// Reads a text file, naming it in the error.

@@ -2,8 +2,10 @@
 //! the profile's name and where its constants come from.
 
 use super::{
+    console::outln,
     output::{claim, read_files},
     shared::{Format, packed},
+    usage::{at_least_one, wrong},
 };
 use anyhow::Context as _;
 use clap::Args;
@@ -32,10 +34,10 @@ pub(crate) struct SimulateArgs {
     #[arg(long, short = 'm', value_name = "F")]
     model: Option<PathBuf>,
     /// Tokens of the prompt
-    #[arg(long, default_value_t = 1024, value_name = "N")]
+    #[arg(long, default_value_t = 1024, value_name = "N", value_parser = at_least_one::<usize>)]
     prompt_len: usize,
     /// Tokens that a chunk may hold, comma-separated [default: 256, or those of --estimates]
-    #[arg(long, value_delimiter = ',', value_name = "N")]
+    #[arg(long, value_delimiter = ',', value_name = "N", value_parser = at_least_one::<usize>)]
     chunk_len: Vec<usize>,
     /// One policy; without it all are compared
     #[arg(long, value_name = "POLICY")]
@@ -50,7 +52,7 @@ pub(crate) struct SimulateArgs {
     #[arg(long, value_name = "F")]
     estimates: Option<PathBuf>,
     /// CPU workers of the phone
-    #[arg(long, default_value_t = 4, value_name = "N")]
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = at_least_one::<usize>)]
     cpu_workers: usize,
     /// Leave shadow out
     #[arg(long)]
@@ -77,11 +79,11 @@ impl SimulateArgs {
     fn device(&self) -> anyhow::Result<DeviceProfile> {
         use coexec::npu::{TimingModel, profile};
         let mut device = profile::chips::named(&self.profile).ok_or_else(|| {
-            anyhow::anyhow!("option --profile = {}: use one of {}", self.profile, profile::chips::NAMES.join(", "))
+            wrong(format!("option --profile = {}: use one of {}", self.profile, profile::chips::NAMES.join(", ")))
         })?;
         device.timing = Some(TimingModel::named(&self.timing).ok_or_else(|| {
             let names: Vec<_> = TimingModel::ALL.iter().map(|m| m.name()).collect();
-            anyhow::anyhow!("option --timing = {}: use one of {}", self.timing, names.join(", "))
+            wrong(format!("option --timing = {}: use one of {}", self.timing, names.join(", ")))
         })?);
         Ok(device)
     }
@@ -116,12 +118,13 @@ pub(crate) fn simulate(args: &SimulateArgs) -> anyhow::Result<()> {
         None => vec![256],
     };
     if !(1..=256).contains(&args.cpu_workers) {
-        anyhow::bail!("option --cpu-workers = {}: use 1 … 256", args.cpu_workers);
+        return Err(wrong(format!("option --cpu-workers = {}: use 1 … 256", args.cpu_workers)));
     }
     let lens: Vec<String> = chunk_len.iter().map(ToString::to_string).collect();
     let lens = lens.join(",");
     if args.prompt_len > 1 << 20 || chunk_len.iter().any(|len| !(1..=MAX_CHUNK_LEN).contains(len)) {
-        anyhow::bail!("options --prompt-len {} and --chunk-len {lens}: at most 1048576 and 8192", args.prompt_len);
+        let text = format!("options --prompt-len {} and --chunk-len {lens}: at most 1048576 and 8192", args.prompt_len);
+        return Err(wrong(text));
     }
     let device = args.device()?;
     let npu_source = match &estimates {
@@ -186,23 +189,29 @@ pub(crate) fn simulate(args: &SimulateArgs) -> anyhow::Result<()> {
                 })
             })
             .collect();
-        println!(
+        outln!(
             "{}",
             serde_json::json!({
                 "simulated": { "profile": label.name, "source": label.source },
                 "model": name, "prompt_len": args.prompt_len, "chunk_lens": chunk_len,
                 "lower_bound_ns": bound.max_ns(), "policies": rows,
             })
-        );
+        )?;
         return Ok(());
     }
-    println!("simulated: {title}, profile {}", label.name);
-    println!(
+    outln!("simulated: {title}, profile {}", label.name)?;
+    outln!(
         "{:<14} {:>12} {:>8} {:>10} {:>10} {:>10} {:>12}",
-        "policy", "makespan ms", "bubbles", "NPU ms", "CPU ms", "tok/s", "over bound"
-    );
+        "policy",
+        "makespan ms",
+        "bubbles",
+        "NPU ms",
+        "CPU ms",
+        "tok/s",
+        "over bound"
+    )?;
     for (policy, r) in &rows {
-        println!(
+        outln!(
             "{:<14} {:>12.1} {:>7.1}% {:>10.1} {:>10.1} {:>10.0} {:>11.1}%",
             policy.name(),
             r.makespan_ns as f64 / 1e6,
@@ -211,9 +220,9 @@ pub(crate) fn simulate(args: &SimulateArgs) -> anyhow::Result<()> {
             r.busy_ns(Processor::Cpu) as f64 / 1e6,
             tokens_per_s(r.makespan_ns),
             100.0 * (r.makespan_ns as f64 / bound.max_ns().max(1) as f64 - 1.0),
-        );
+        )?;
     }
-    println!("lower bound    {:>12.1}", bound.max_ns() as f64 / 1e6);
-    println!("source: {source}");
+    outln!("lower bound    {:>12.1}", bound.max_ns() as f64 / 1e6)?;
+    outln!("source: {source}")?;
     Ok(())
 }

@@ -1,6 +1,10 @@
 //! `coexec eval sweep`: recipes × models in one table, and quality against what it costs.
 
-use super::shared::read_text;
+use super::{
+    console::{note, outln},
+    shared::read_text,
+    usage::{at_least_one, count},
+};
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use coexec::{
@@ -97,14 +101,14 @@ pub(crate) struct SweepArgs {
     #[arg(long, value_name = "F")]
     text: PathBuf,
     /// Windows to measure on
-    #[arg(long, default_value_t = 16, value_name = "N")]
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = at_least_one::<usize>)]
     windows: usize,
     /// Windows that importance is judged on, at most; it is estimated on half as many. On few of them, linears whose shadow is
     /// worth little rank by chance
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u32).range(4..))]
     importance_windows: u32,
     /// Also measure an equivalent version of each model that has activation outliers, drawn by this seed
-    #[arg(long, value_name = "SEED")]
+    #[arg(long, value_name = "SEED", value_parser = count::<u64>)]
     outliers: Option<u64>,
     /// A recipe, as for `import --quant`, `cpu:` in front for the CPU path; may be repeated [default: all kinds]
     #[arg(long, value_name = "RECIPE")]
@@ -116,7 +120,7 @@ pub(crate) struct SweepArgs {
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
     /// CPU workers; 0 is one per core
-    #[arg(long, short = 't', default_value_t = 0, value_name = "N")]
+    #[arg(long, short = 't', default_value_t = 0, value_name = "N", value_parser = count::<usize>)]
     threads: usize,
 }
 
@@ -201,7 +205,7 @@ pub(crate) fn sweep(args: &SweepArgs, cancel: &CancelToken) -> anyhow::Result<()
     sweeper.out.texts = args.describe_texts();
     let json = serde_json::to_string(&sweeper.out)?;
     let table = sweeper.out.markdown()?;
-    println!("{table}");
+    outln!("{table}")?;
     results.fill(|out| out.write_all(json.as_bytes()))?;
     tables.fill(|out| out.write_all(table.as_bytes()))?;
     let axes: [(&str, &str, Axis); 3] = [
@@ -216,7 +220,7 @@ pub(crate) fn sweep(args: &SweepArgs, cancel: &CancelToken) -> anyhow::Result<()
             file(&format!("accuracy-{name}.svg"))?.fill(|out| out.write_all(svg.as_bytes()))?;
         }
     }
-    eprintln!("-> {}", args.out.display());
+    note!("-> {}", args.out.display());
     Ok(())
 }
 
@@ -253,7 +257,7 @@ impl Sweeper<'_> {
             self.args.recipe.clone()
         };
         for text in recipes {
-            eprintln!("{name}: {text}");
+            note!("{name}: {text}");
             let row = self.recipe(name, source, &text, &windows, &reference)?;
             self.out.rows.push(row);
         }
@@ -313,7 +317,7 @@ impl Sweeper<'_> {
         windows: &Windows,
         reference: &Reference,
     ) -> anyhow::Result<()> {
-        eprintln!("{model}: pruning");
+        note!("{model}: pruning");
         let (path, _) = self.cook(source, &"q8,u8+shadow".parse()?, true)?;
         let options = self.options();
         let bench = Bench::new(&path, &options, self.cancel);

@@ -26,9 +26,18 @@ pub(crate) fn ok(args: &[&str]) -> String {
 
 /// Asserts an error of one line with exit code 1 that contains every word.
 pub(crate) fn fails(args: &[&str], words: &[&str]) {
+    fails_with(1, args, words);
+}
+
+/// Asserts an error of one line with exit code 2, of the arguments, that contains every word.
+pub(crate) fn refuses(args: &[&str], words: &[&str]) {
+    fails_with(2, args, words);
+}
+
+fn fails_with(code: i32, args: &[&str], words: &[&str]) {
     let out = run(args);
     let stderr = String::from_utf8_lossy(&out.stderr);
-    assert_eq!(out.status.code(), Some(1), "{args:?}: {stderr}");
+    assert_eq!(out.status.code(), Some(code), "{args:?}: {stderr}");
     assert_eq!(stderr.lines().filter(|l| !l.is_empty()).count(), 1, "{args:?}: one line, not {stderr}");
     assert!(stderr.starts_with("error: "), "{stderr}");
     assert!(stderr.matches("os error").count() <= 1, "the cause is said twice: {stderr}");

@@ -166,6 +166,8 @@ TEMPLATES = [
     "{% macro m(a, b=a if a else 'none') %}\n[{{ b }}]\n{% endmacro %}{{ m('') }}{{ m('y') }}", "{% macro m() %}{{ caller('a') }}{% endmacro %}{% call(x, y=x) m() %}{{ x }}{{ y }}{% endcall %}",
     "{% with a = n, b = a %}{{ a }}{{ b is defined }}{% endwith %}", "{% set a = 1 %}{% with a = 2, b = a, c = n %}{{ a }}{{ b }}{{ c }}{% endwith %}{{ a }}", "{% with %}{% set z = 1 %}{{ z }}{% endwith %}{{ z is defined }}",
     "{% autoescape true %}{{ '<' }}{{ d }}{{ '<'|safe }}{% endautoescape %}{{ '<' }}", "{% autoescape false %}{{ '<' }}{% endautoescape %}",
+    # a template's own blocks, of which there are none
+    "[{{ self.missing }}]", "{{ self.missing is defined }}{{ self is defined }}", "{{ self.a.b }}", "{{ self['a'] }}|", "{% if self %}y{% endif %}", "{% if self.x %}y{% endif %}n", "{{ self.x() }}", "{{ self.x or 'none' }}",
     "{% for x in list %}", "{{ 'a' | }}", "{{ not }}", "{% endfor %}", "{{ (1 }}", "{{ x is }}", "{% set = 1 %}", "{% for in x %}{% endfor %}", "y",
 ]
 

@@ -29,6 +29,52 @@ pub trait NpuBackend: Send + Sync {
     fn open(&self, model: &Model, chunk_lens: &[usize], cancel: &CancelToken) -> Result<OpenNpu, RuntimeError>;
 }
 
+/// What computes the NPU's part of a prefill, and so whose speed is measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum NpuKind {
+    /// There is none: all is computed on the CPU.
+    #[default]
+    None,
+    /// A chip.
+    Chip,
+    /// Qualcomm's library on this machine's CPU: its numbers are a chip's, its speed is not.
+    Emulated,
+    /// Our simulation on this machine's CPU: its numbers are a chip's, its speed is not.
+    Simulated,
+}
+
+impl NpuKind {
+    /// The kind of a backend on this machine.
+    #[must_use]
+    pub fn of(backend: Option<&dyn NpuBackend>) -> Self {
+        match backend {
+            None => Self::None,
+            Some(backend) if !backend.is_real() => Self::Simulated,
+            Some(_) if Target::here() == Target::Emulation => Self::Emulated,
+            Some(_) => Self::Chip,
+        }
+    }
+
+    /// What it is called: `simulated NPU`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "CPU",
+            Self::Chip => "NPU",
+            Self::Emulated => "emulated NPU",
+            Self::Simulated => "simulated NPU",
+        }
+    }
+
+    /// Whether speeds measured with it say nothing about a phone's.
+    #[must_use]
+    pub fn is_imitation(self) -> bool {
+        matches!(self, Self::Emulated | Self::Simulated)
+    }
+}
+
 /// An open NPU.
 pub struct OpenNpu {
     /// The graphs: all in one, or shards by layers, or one per chunk length.
@@ -73,7 +119,7 @@ pub(crate) fn given(
         return Err(RuntimeError::NotCalibrated);
     }
     let mut backends = vec![Arc::clone(&backend)];
-    if backend.is_real() {
+    if backend.is_real() && options.npu != NpuChoice::Real {
         backends.push(Arc::new(SimBackend::new(options, Arc::clone(pool))?));
     }
     Ok(Chosen { backends, reason: "given by the caller".to_owned() })
@@ -101,6 +147,23 @@ pub fn choose(model: &Model, options: &EngineOptions, pool: &Arc<Pool>) -> Resul
         NpuChoice::Sim | NpuChoice::Qnn if !calibrated => Err(RuntimeError::NotCalibrated),
         NpuChoice::Sim => chosen(sim()?, "asked for"),
         NpuChoice::Qnn => chosen(real_then_sim()?, "asked for"),
+        NpuChoice::Real if !calibrated => {
+            chosen(Vec::new(), "real: the model has no calibration, so no static graphs: CPU")
+        }
+        NpuChoice::Real if Target::here() == Target::Emulation => {
+            chosen(Vec::new(), "real: no NPU on this machine: CPU")
+        }
+        NpuChoice::Real if crashed.is_some() => {
+            chosen(Vec::new(), &format!("real: qnn is left out: {}; CPU", crashed.unwrap_or_default()))
+        }
+        NpuChoice::Real => match QnnBackend::new(options) {
+            Ok(backend) => chosen(vec![Arc::new(backend)], "real: the NPU of this machine"),
+            Err(error) => {
+                let why = chain(&error);
+                tracing::warn!(error = why, "the NPU cannot be used");
+                chosen(Vec::new(), &format!("real: the NPU of this machine cannot be used ({why}): CPU"))
+            }
+        },
         // The emulation is Qualcomm's library too, but slower than our own simulation, and gives the same numbers.
         NpuChoice::Auto if calibrated && Target::here() == Target::Emulation => {
             chosen(sim()?, "auto: no NPU on this machine, the model is calibrated: simulated")

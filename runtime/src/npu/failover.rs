@@ -5,7 +5,7 @@
 //! never compete with lost ones for the device's memory.
 
 use super::{Chosen, NpuBackend, PreparedNpu, marker};
-use crate::{EngineOptions, Model, NpuChoice, RuntimeError};
+use crate::{EngineOptions, Model, RuntimeError};
 use coexec_npu::NpuError;
 use coexec_scheduler::CancelToken;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -85,7 +85,7 @@ impl Npus {
     /// The NPUs chosen for an engine. When none was asked for by name, real ones that took their process down are left out.
     pub(crate) fn new(chosen: Chosen, options: &EngineOptions) -> Self {
         let Chosen { mut backends, mut reason } = chosen;
-        let explicit = options.npu != NpuChoice::Auto;
+        let explicit = options.npu.is_by_name();
         if let Some(dir) = options.state_dir.as_deref().filter(|_| !explicit) {
             backends.retain(|b| {
                 let crashed = if b.is_real() { marker::crash_report(dir, b.name()) } else { None };

@@ -13,7 +13,7 @@ mod exp;
 mod options;
 mod random;
 
-pub use options::SamplerOptions;
+pub use options::{SamplerOptions, advises_sampling};
 
 use coexec_model::TokenId;
 use exp::exp_nonpositive;

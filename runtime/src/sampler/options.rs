@@ -48,6 +48,13 @@ impl SamplerOptions {
         Self { temperature: 0.0, ..Self::default() }
     }
 
+    /// What users of language models expect where a model's authors advise nothing: temperature 0.8, the 40 likeliest tokens,
+    /// of those 95 % of the probability, none below a twentieth of the likeliest.
+    #[must_use]
+    pub fn usual() -> Self {
+        Self { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, ..Self::default() }
+    }
+
     /// Whether the likeliest token is always taken and nothing is drawn.
     #[must_use]
     pub fn is_greedy(&self) -> bool {
@@ -74,14 +81,16 @@ impl SamplerOptions {
 }
 
 impl From<&GenerationDefaults> for SamplerOptions {
-    /// What the model's authors recommend. `do_sample: false` is greedy; so is a file that says nothing about sampling,
-    /// as in transformers. A filter that is not mentioned is off.
+    /// What the model's authors recommend. `do_sample: false` is greedy. Where some numbers are given, a filter that is not
+    /// mentioned is off; where none is, the numbers are the usual ones ([`Self::usual`]).
     fn from(advice: &GenerationDefaults) -> Self {
-        let says_something =
-            advice.temperature.is_some() || advice.top_k.is_some() || advice.top_p.is_some() || advice.min_p.is_some();
-        let base = Self { repetition_penalty: advice.repetition_penalty.unwrap_or(1.0), ..Self::default() };
-        if !advice.do_sample.unwrap_or(says_something) {
+        let repetition_penalty = advice.repetition_penalty.unwrap_or(1.0);
+        let base = Self { repetition_penalty, ..Self::default() };
+        if advice.do_sample == Some(false) {
             return Self { temperature: 0.0, ..base };
+        }
+        if !advises_sampling(advice) {
+            return Self { repetition_penalty, ..Self::usual() };
         }
         Self {
             temperature: advice.temperature.unwrap_or(base.temperature),
@@ -91,6 +100,12 @@ impl From<&GenerationDefaults> for SamplerOptions {
             ..base
         }
     }
+}
+
+/// Whether a model's authors give any number of how to sample.
+#[must_use]
+pub fn advises_sampling(advice: &GenerationDefaults) -> bool {
+    advice.temperature.is_some() || advice.top_k.is_some() || advice.top_p.is_some() || advice.min_p.is_some()
 }
 
 #[cfg(test)]
@@ -114,7 +129,7 @@ mod tests {
                 assert!(message.contains(name), "{message}");
             }
         }
-        for good in [SamplerOptions::default(), SamplerOptions::greedy()] {
+        for good in [SamplerOptions::default(), SamplerOptions::greedy(), SamplerOptions::usual()] {
             assert_eq!(good.validate(), Ok(()));
         }
     }
@@ -131,7 +146,10 @@ mod tests {
         assert_eq!(SamplerOptions::from(&demo), expected);
         assert_eq!(SamplerOptions::from(&GenerationDefaults { do_sample: None, ..demo.clone() }), expected);
         assert!(SamplerOptions::from(&GenerationDefaults { do_sample: Some(false), ..demo }).is_greedy());
-        assert!(SamplerOptions::from(&GenerationDefaults::default()).is_greedy());
+        assert_eq!(SamplerOptions::from(&GenerationDefaults::default()), SamplerOptions::usual());
+        let sample = GenerationDefaults { do_sample: Some(true), ..GenerationDefaults::default() };
+        assert_eq!(SamplerOptions::from(&sample), SamplerOptions::usual());
+        assert!(SamplerOptions::from(&GenerationDefaults { do_sample: Some(false), ..sample }).is_greedy());
         let penalised = GenerationDefaults { repetition_penalty: Some(1.1), ..GenerationDefaults::default() };
         assert_eq!(SamplerOptions::from(&penalised).repetition_penalty, 1.1);
     }

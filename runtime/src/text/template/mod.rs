@@ -26,10 +26,14 @@ use bounds::MAX_SOURCE_BYTES;
 use coexec_model::TokenizerData;
 use expression::Unreadable;
 use limits::{Budget, MAX_FUEL};
-use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, syntax::SyntaxConfig};
+use minijinja::{
+    Environment, Error, ErrorKind, UndefinedBehavior, Value,
+    syntax::SyntaxConfig,
+    value::{Object, ObjectRepr},
+};
 use rewrite::rewrite;
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +82,16 @@ impl RenderOptions {
             variables: data.special_tokens.iter().map(|(name, text)| (name.clone(), text.clone().into())).collect(),
             ..Self::default()
         }
+    }
+}
+
+/// A template's own blocks, as `self`: chat templates have none, so every attribute of it is undefined, and it is true.
+#[derive(Debug)]
+struct OwnBlocks;
+
+impl Object for OwnBlocks {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
     }
 }
 
@@ -166,6 +180,7 @@ impl ChatTemplate {
                 // Templates ask `tools is not none`.
                 ("tools", ().into()),
                 ("documents", ().into()),
+                ("self", Value::from_object(OwnBlocks)),
             ];
             for (key, token) in [("bos_token", &options.bos_token), ("eos_token", &options.eos_token)] {
                 context.extend(token.as_deref().map(|token| (key, Value::from(token))));
