@@ -3,7 +3,6 @@
 use super::{
     console::outln,
     shared::{Format, cache},
-    usage::wrong,
 };
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -67,7 +66,7 @@ fn list(cache: &Cache, format: Format) -> anyhow::Result<()> {
 fn clear(cache: &Cache, names: &[String], format: Format) -> anyhow::Result<()> {
     let known = cache.list();
     if let Some(unknown) = names.iter().find(|name| !known.iter().any(|e| e.key == **name)) {
-        return Err(wrong(format!("the cache keeps nothing called `{unknown}`; `coexec cache list` shows the names")));
+        anyhow::bail!("the cache keeps nothing called `{unknown}`; `coexec cache list` shows the names");
     }
     let done = cache.clear(&|e| names.is_empty() || names.contains(&e.key))?;
     if format == Format::Json {

@@ -158,7 +158,7 @@ impl Drop for SelftestPrinter {
 
 #[cfg(test)]
 mod tests {
-    use super::{console::note, *};
+    use super::*;
 
     #[test]
     fn without_a_bar_ten_lines_tell_how_far_it_is() {

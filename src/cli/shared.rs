@@ -177,7 +177,7 @@ impl EngineArgs {
         let compiled = self.compiled()?;
         let options = EngineOptions {
             threads: self.threads,
-            cores: self.cores.parse::<coexec_cpu::Cores>()?,
+            cores: self.cores.parse::<coexec_cpu::Cores>().map_err(|e| wrong(e.to_string()))?,
             kernels: self.kernels.clone(),
             npu: self.npu()?,
             chunk_lens: match &compiled {
@@ -206,7 +206,7 @@ impl EngineArgs {
                 process: self.process()?,
                 ..QnnChoice::default()
             },
-            policy: self.policy.parse::<PolicyKind>()?,
+            policy: self.policy.parse::<PolicyKind>().map_err(|e| wrong(e.to_string()))?,
             schedule: match (self.activations, self.prune) {
                 (Activations::Auto, None) => match &compiled {
                     Some(compiled) if compiled.options.activation == Activation::U16 => ScheduleChoice::Wide,

@@ -45,9 +45,18 @@ fn ok(cache: &Path, args: &[&str]) -> String {
 
 /// Asserts exit code 1 and a last line of error that contains every word.
 fn fails(cache: &Path, args: &[&str], words: &[&str]) {
+    fails_with(1, cache, args, words);
+}
+
+/// Asserts exit code 2, of wrong arguments, and a last line of error that contains every word.
+fn refuses(cache: &Path, args: &[&str], words: &[&str]) {
+    fails_with(2, cache, args, words);
+}
+
+fn fails_with(code: i32, cache: &Path, args: &[&str], words: &[&str]) {
     let out = coexec(cache, args);
     let stderr = String::from_utf8_lossy(&out.stderr);
-    assert_eq!(out.status.code(), Some(1), "{args:?}: {stderr}");
+    assert_eq!(out.status.code(), Some(code), "{args:?}: {stderr}");
     let error = stderr.lines().last().unwrap_or_default();
     assert!(error.starts_with("error: "), "{args:?}: {stderr}");
     for word in words {

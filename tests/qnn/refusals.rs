@@ -1,6 +1,6 @@
 //! Compiled models that are damaged, of another model or for other options: refused by name, with what to do.
 
-use crate::{coexec, fails, library, ok, support::root, text};
+use crate::{coexec, fails, library, ok, refuses, support::root, text};
 use std::{
     fs,
     path::Path,
@@ -138,7 +138,7 @@ fn printed_hints_work_as_printed_and_a_moved_model_is_told() {
     let other = ["run", "Hello", "-n", "1", "--npu-dir", text(&out)];
     let with = |extra: &[&'static str]| other.iter().copied().chain(extra.iter().copied()).collect::<Vec<_>>();
     fails(&cache, &with(&["--activations", "u8"]), &["qkv of layer 0", "u16", "in u8", "--activations"]);
-    fails(&cache, &with(&["--npu", "sim"]), &["--npu-dir", "--npu qnn", "sim"]);
+    refuses(&cache, &with(&["--npu", "sim"]), &["--npu-dir", "--npu qnn", "sim"]);
     fails(&cache, &with(&["--npu-profile", "sm8650"]), &["qnn:sm8550", "qnn:sm8650"]);
     // The model is somewhere else: said, and its new place can be named.
     let moved = here.join("moved.coexec");
@@ -173,7 +173,7 @@ fn weights_that_are_not_the_files_are_refused_by_name() {
     );
     let block = dir.path().join("block");
     let args = ["compile", "--npu-weights", "block", "--chunk-len", "32", "-o", text(&block)];
-    fails(dir.path(), &args, &["--npu-weights", "block", "q8 weights", "q4 ones", "use i8"]);
+    refuses(dir.path(), &args, &["--npu-weights", "block", "q8 weights", "q4 ones", "use i8"]);
     assert!(!block.exists(), "nothing is left of a directory that was made for nothing");
     for format in ["q4s", "f16"] {
         let model = dir.path().join(format!("{format}.coexec"));
@@ -181,6 +181,6 @@ fn weights_that_are_not_the_files_are_refused_by_name() {
             ["random-model", "tiny", text(&model), "--weights", format, "--calibrate", "--calibration-tokens", "64"];
         ok(dir.path(), &args);
         let args = ["compile", text(&model), "--npu-weights", "block", "--chunk-len", "32", "-o", text(&block)];
-        fails(dir.path(), &args, &["--npu-weights", &format!("{format} weights")]);
+        refuses(dir.path(), &args, &["--npu-weights", &format!("{format} weights")]);
     }
 }
