@@ -6,7 +6,7 @@
 use super::{
     PackedError,
     index::{Index, MAX_DIM, MAX_TILE_BYTES, TensorEntry, TensorKind},
-    wire::{Codec, HEADER_BYTES, MAX_RATIO, TileRecord},
+    wire::{Codec, EXPANSION_ROOM_BYTES, HEADER_BYTES, MAX_EXPANSION, MAX_RATIO, TileRecord},
 };
 use crate::{
     Calibration, DecoderConfig, LayerIdx, LayerTensor, LinearKind, RopeScaling, TensorName,
@@ -22,6 +22,7 @@ pub(crate) fn index(file: &str, index: &Index, tiles: &[TileRecord], data_end: u
         calibration(file, &index.config, c)?;
     }
     let mut entries = HashMap::with_capacity(index.tensors.len());
+    let (mut stored, mut raw_bytes) = (Vec::new(), 0u64);
     for entry in &index.tensors {
         if entries.insert(entry.name, entry).is_some() {
             return Err(tensor_error(file, entry.name, "is there twice".to_owned()));
@@ -48,9 +49,38 @@ pub(crate) fn index(file: &str, index: &Index, tiles: &[TileRecord], data_end: u
                 tile: i,
                 reason,
             })?;
+            raw_bytes = raw_bytes.saturating_add(record.raw_bytes.into());
+            stored.push((record.offset, record.offset + u64::from(record.stored_bytes), entry.name, i));
         }
     }
+    sums(file, stored, raw_bytes, data_end)?;
     tensors(file, index, &entries)
+}
+
+/// No stored byte belongs to two tiles, and all tiles together are no more than a file of this size can hold: what a reader
+/// allocates is bounded by the file.
+fn sums(
+    file: &str,
+    mut stored: Vec<(u64, u64, TensorName, usize)>,
+    raw_bytes: u64,
+    file_bytes: u64,
+) -> Result<(), PackedError> {
+    stored.sort_unstable();
+    for pair in stored.windows(2) {
+        let ((_, end, other, j), (start, _, tensor, i)) = (pair[0], pair[1]);
+        if start < end {
+            let reason = format!("shares stored bytes with tile {j} of `{other}`");
+            return Err(PackedError::Tile { file: file.to_owned(), tensor, tile: i, reason });
+        }
+    }
+    let most_bytes = file_bytes.saturating_mul(MAX_EXPANSION).saturating_add(EXPANSION_ROOM_BYTES);
+    if raw_bytes > most_bytes {
+        let reason = format!(
+            "its tensors decompress to {raw_bytes} bytes, more than the {most_bytes} that a file of {file_bytes} bytes may hold"
+        );
+        return Err(PackedError::Index { file: file.to_owned(), reason });
+    }
+    Ok(())
 }
 
 /// Bounds on the shape of one tensor, so that its sizes can be computed.

@@ -1,6 +1,6 @@
 //! Tiles as bytes: compress and checksum on the way out, decompress and verify on the way in.
 
-use super::wire::{Codec, MAX_RATIO};
+use super::wire::{Codec, MAX_EXPANSION, MAX_RATIO};
 use std::{cell::RefCell, io};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -24,11 +24,15 @@ pub(crate) fn encode(raw: Vec<u8>, zstd_level: i32, min_gain_percent: u8) -> io:
     }
 }
 
-/// Whether a frame saves enough, and not so much that a reader would take it for a bomb.
+/// Tiles smaller than this may gain as much as they can: they are vectors, which are few.
+const SMALL_TILE_BYTES: usize = 64 << 10;
+
+/// Whether a frame saves enough, and not so much that a reader would take it, or the file as a whole, for a bomb.
 pub(crate) fn worthwhile(raw_bytes: usize, frame_bytes: usize, min_gain_percent: u8) -> bool {
     let keep_percent = 100 - u64::from(min_gain_percent.min(100));
+    let most = if raw_bytes < SMALL_TILE_BYTES { MAX_RATIO } else { MAX_EXPANSION };
     (frame_bytes as u64) * 100 <= raw_bytes as u64 * keep_percent
-        && (raw_bytes as u64) <= MAX_RATIO * frame_bytes as u64
+        && (raw_bytes as u64) <= most * frame_bytes as u64
         && frame_bytes < raw_bytes
 }
 
@@ -102,7 +106,8 @@ mod tests {
             (half.clone(), 60, Codec::Raw),
             (half, 101, Codec::Raw),
             (vec![0; 10_000], 5, Codec::Zstd),
-            // Would decompress to more than MAX_RATIO times its size.
+            // Would decompress to more than MAX_EXPANSION or MAX_RATIO times its size.
+            (vec![0; 100_000], 5, Codec::Raw),
             (vec![0; 10_000_000], 5, Codec::Raw),
             (Vec::new(), 5, Codec::Raw),
         ] {

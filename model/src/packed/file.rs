@@ -452,7 +452,9 @@ fn read_index(file: &str, header: &Header, bytes: &[u8]) -> Result<Index, Packed
         return Err(PackedError::Checksum { file: file.to_owned(), part: "index" });
     }
     let unreadable = |reason: String| PackedError::Index { file: file.to_owned(), reason };
-    let parse = |json: &[u8]| serde_json::from_slice(json).map_err(|e| unreadable(e.to_string()));
+    // The parser quotes what it did not expect, which may be long.
+    let parse =
+        |json: &[u8]| serde_json::from_slice(json).map_err(|e| unreadable(e.to_string().chars().take(300).collect()));
     if header.flags & FLAG_INDEX_ZSTD == 0 {
         if raw_bytes != stored_bytes {
             return Err(unreadable(format!("it is raw, but stores {stored_bytes} of {raw_bytes} bytes")));

@@ -46,6 +46,7 @@ impl fmt::Display for TensorKind {
 
 /// One tensor of a packed file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "EntryJson")]
 #[non_exhaustive]
 pub struct TensorEntry {
     /// What it is.
@@ -61,6 +62,38 @@ pub struct TensorEntry {
     pub first_tile: usize,
     /// Number of its tiles, which follow each other in the tile table.
     pub tiles: usize,
+}
+
+/// A [`TensorEntry`] as it is read: field by field, since a flattened one keeps every unknown field in memory, at a multiple
+/// of its size.
+#[derive(Deserialize)]
+struct EntryJson {
+    name: TensorName,
+    kind: String,
+    format: Option<WeightFormat>,
+    n: usize,
+    k: usize,
+    first_tile: usize,
+    tiles: usize,
+}
+
+impl TryFrom<EntryJson> for TensorEntry {
+    type Error = String;
+
+    fn try_from(json: EntryJson) -> Result<Self, String> {
+        let EntryJson { name, kind, format, n, k, first_tile, tiles } = json;
+        let kind = match (kind.as_str(), format) {
+            ("panels", Some(format)) => TensorKind::Panels { format },
+            ("panels", None) => return Err(format!("tensor `{name}` is panels without a format")),
+            ("vector", _) => TensorKind::Vector,
+            ("rows_f16", _) => TensorKind::RowsF16,
+            (other, _) => {
+                let other: String = other.chars().take(40).flat_map(char::escape_debug).collect();
+                return Err(format!("tensor `{name}` is of an unknown kind `{other}`"));
+            }
+        };
+        Ok(Self { name, kind, n, k, first_tile, tiles })
+    }
 }
 
 /// Largest `n` or `k`: keeps every product below 2^53 and every tile below 4 GiB.

@@ -23,8 +23,12 @@ pub(crate) const FLAG_INDEX_ZSTD: u32 = 1;
 const KNOWN_FLAGS: u32 = FLAG_INDEX_ZSTD;
 /// No frame may decode to more than this many times its size, which bounds memory by the size of the file.
 pub(crate) const MAX_RATIO: u64 = 1024;
+/// All tiles together may decode to this many times the file's size …
+pub(crate) const MAX_EXPANSION: u64 = 16;
+/// … and these bytes more, which small models of constants need.
+pub(crate) const EXPANSION_ROOM_BYTES: u64 = 128 << 20;
 /// Largest decoded index.
-pub(crate) const MAX_INDEX_BYTES: u64 = 512 << 20;
+pub(crate) const MAX_INDEX_BYTES: u64 = 128 << 20;
 
 const _: () = assert!(LAYOUT_NAME.len() <= LAYOUT_NAME_BYTES);
 

@@ -206,6 +206,99 @@ fn bombs_are_refused_before_memory_is_taken() {
 }
 
 #[test]
+fn tiles_share_no_bytes() {
+    let good = odd_bytes(WeightFormat::Q8);
+    let header = wire::Header::decode("x", &good).unwrap();
+    let table = header.tiles_offset as usize;
+    let record = |i: usize| table + i * wire::RECORD_BYTES;
+    for (to, from) in [(0, 1), (1, 0), (5, 2), (header.tile_count as usize - 1, 0)] {
+        let mut bytes = good.clone();
+        // The offset alone: a tile of another size, a byte into another tile, as well as a whole one.
+        let at = u64::from_le_bytes(good[record(from)..record(from) + 8].try_into().unwrap());
+        bytes[record(to)..record(to) + 8].copy_from_slice(&at.to_le_bytes());
+        wire::reseal(&mut bytes);
+        let error = open_bytes(&bytes).unwrap_err().to_string();
+        assert!(error.contains("shares stored bytes") || error.contains("64-byte aligned"), "{to} {from}: {error}");
+    }
+}
+
+/// A file of these parts.
+fn sealed(header: wire::Header, data: &[u8], table: &[u8], json: &[u8]) -> Vec<u8> {
+    let mut out = [data, table, json].concat();
+    let new = wire::Header {
+        flags: 0,
+        file_bytes: out.len() as u64,
+        index_offset: (out.len() - json.len()) as u64,
+        index_stored_bytes: json.len() as u64,
+        index_raw_bytes: json.len() as u64,
+        index_checksum: xxhash_rust::xxh3::xxh3_64(json),
+        tiles_offset: data.len() as u64,
+        tile_count: (table.len() / wire::RECORD_BYTES) as u64,
+        tiles_checksum: xxhash_rust::xxh3::xxh3_64(table),
+        ..header
+    };
+    out[..HEADER_BYTES].copy_from_slice(&new.encode());
+    out
+}
+
+#[test]
+fn a_file_that_decompresses_to_far_more_than_its_size_is_refused() {
+    // 140 MiB of zeros in tiles that are each within the ratio of a single one: a model of 20 MB may hold that, one of 1 MB
+    // may not.
+    let frame = |raw: usize| super::super::codec::compress(&vec![0; raw], 3).unwrap();
+    let bytes = odd_bytes(WeightFormat::Q8);
+    let header = wire::Header::decode("x", &bytes).unwrap();
+    let file = open_bytes(&bytes).unwrap();
+    let config = DecoderConfig { vocab_size: 2 << 20, ..file.config().clone() };
+    let (mut data, mut records) = (bytes[..header.tiles_offset as usize].to_vec(), Vec::new());
+    let mut entries = file.tensors().to_vec();
+    for entry in &mut entries {
+        let large = matches!(entry.name, TensorName::Embed | TensorName::Head);
+        let first = records.len();
+        if large {
+            entry.n = 2 << 20;
+        }
+        for i in 0..entry.expected_tiles() {
+            let (offset, raw_bytes) = (data.len() as u64, entry.tile_raw_bytes(i));
+            if large {
+                let stored = frame(raw_bytes);
+                let padded = vec![0; (raw_bytes / 1000).saturating_sub(stored.len())];
+                let stored_bytes = (stored.len() + padded.len()) as u32;
+                data.extend(stored);
+                data.extend(padded);
+                let checksum = xxhash_rust::xxh3::xxh3_64(&vec![0; raw_bytes]);
+                let (raw_bytes, codec) = (raw_bytes as u32, wire::Codec::Zstd);
+                records.push(wire::TileRecord { offset, stored_bytes, raw_bytes, checksum, codec });
+            } else {
+                let at = header.tiles_offset as usize + (entry.first_tile + i) * wire::RECORD_BYTES;
+                records.push(wire::TileRecord::decode(&bytes[at..at + wire::RECORD_BYTES]).unwrap());
+            }
+        }
+        (entry.first_tile, entry.tiles) = (first, records.len() - first);
+    }
+    let table: Vec<u8> = records.iter().flat_map(|r| r.encode()).collect();
+    let json = serde_json::to_vec(&serde_json::json!({
+        "producer": "x", "config": config, "tokenizer": file.tokenizer(), "calibration": file.calibration(), "tensors": entries,
+    }))
+    .unwrap();
+    let error = open_bytes(&sealed(header, &data, &table, &json)).unwrap_err().to_string();
+    assert!(error.contains("its tensors decompress to"), "{error}");
+    data.resize(data.len() + (20 << 20), 0);
+    assert!(open_bytes(&sealed(header, &data, &table, &json)).is_ok(), "the same tensors in a file of their size");
+}
+
+#[test]
+fn unknown_fields_of_tensors_are_ignored_and_kinds_are_named() {
+    let bytes = forged(|i| i["tensors"][0]["of_a_later_version"] = serde_json::json!([[], {"a": 1}]));
+    assert!(open_bytes(&bytes).is_ok());
+    let bytes = forged(|i| i["tensors"][0]["kind"] = "x".repeat(100_000).into());
+    let error = open_bytes(&bytes).unwrap_err().to_string();
+    assert!(error.contains("unknown kind") && error.len() < 1000, "{error}");
+    let bytes = forged(|i| drop(i["tensors"][0].as_object_mut().unwrap().remove("format")));
+    assert!(open_bytes(&bytes).unwrap_err().to_string().contains("without a format"));
+}
+
+#[test]
 fn a_lying_frame_is_found_when_its_tile_is_read() {
     let mut bytes = odd_bytes(WeightFormat::Q8);
     let header = wire::Header::decode("x", &bytes).unwrap();
