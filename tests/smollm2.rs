@@ -20,7 +20,7 @@ use coexec::{
 };
 use serde::Deserialize;
 use std::{fs, sync::LazyLock};
-use support::{FirstLayers, Npz, Packed, all_logits, calibration_text, exact, root, sim, skip, smollm2, valid_text};
+use support::{Configured, Npz, Packed, all_logits, calibration_text, exact, root, sim, skip, smollm2, valid_text};
 
 /// Tokens that the NPU's scales are calibrated on.
 const CALIBRATION_TOKENS: usize = 2048;
@@ -254,7 +254,7 @@ fn two_layers_on_the_emulated_chip_equal_the_simulated_one_bit_for_bit() {
         return skip(NAME, "no QNN library; `cargo xtask qnn` gets it");
     }
     let source = source::open(&path).expect("a GGUF file");
-    let layers = FirstLayers::new(&*source, 2);
+    let layers = Configured::first_layers(&*source, 2);
     let packed = Packed::written(|out| {
         let (calibrate, calibration_tokens) = (Some(calibration_text()), 256);
         let options = ImportOptions { calibrate, calibration_tokens, threads: 2, ..ImportOptions::default() };

@@ -18,6 +18,10 @@ pub struct Stats {
     pub cpu_busy_ms: f64,
     /// 1 − busy/span of the busiest processor; `None` when the NPU has no timing.
     pub bubble_rate: Option<f64>,
+    /// Tokens that were in the context already, so that nothing was computed for them again.
+    pub reused_tokens: usize,
+    /// Tokens that the model ran over in prefill.
+    pub prefilled_tokens: usize,
     /// Prefill chunks.
     pub chunks: usize,
     /// Peak resident memory of the process.
