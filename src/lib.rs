@@ -15,16 +15,21 @@
 //!     prompt,
 //!     max_tokens: 8,
 //!     sampler: SamplerOptions::greedy(),
-//!     stop: Vec::new(),
-//!     ignore_eos: false,
-//!     draft_tokens: 0,
-//!     cancel: coexec::CancelToken::new(),
+//!     ..GenerateRequest::default()
 //! };
-//! let tale = engine.session().generate(&request, &mut |piece| print!("{piece}"))?;
+//! let mut session = engine.session();
+//! let tale = session.generate(&request, &mut |piece| print!("{piece}"))?;
 //! assert_eq!(tale.tokens.len(), 8);
+//!
+//! // The session now holds prompt and tale; what comes next is a part of the same text, and has no BOS of its own.
+//! let prompt = engine.model().require_tokenizer()?.encode(" But then", Special::Plain)?;
+//! let more = session.generate(&GenerateRequest { prompt, ..request }, &mut |piece| print!("{piece}"))?;
+//! assert!(more.stats.reused_tokens > 8);
 //! # }
 //! # Ok::<(), coexec::RuntimeError>(())
 //! ```
+//!
+//! A conversation with a model that has a chat template is a [`Chat`].
 
 #![forbid(unsafe_code)]
 
@@ -35,8 +40,10 @@ pub use coexec_model as model;
 pub use coexec_npu as npu;
 pub use coexec_runtime as runtime;
 pub use coexec_runtime::{
-    Engine, EngineOptions, FinishReason, GenerateRequest, Generation, KvDtype, NpuChoice, RuntimeError, ScheduleChoice,
-    Session, Stats, sampler::SamplerOptions, text::Special,
+    Chat, ChatOptions, ChatReply, Engine, EngineOptions, FinishReason, GenerateRequest, Generation, KvDtype, NpuChoice,
+    RuntimeError, ScheduleChoice, Session, Stats,
+    sampler::SamplerOptions,
+    text::{Message, Special},
 };
 pub use coexec_scheduler as scheduler;
 pub use coexec_scheduler::{CancelToken, PolicyKind};

@@ -104,6 +104,17 @@ pub enum RuntimeError {
         /// The model's `max_position_embeddings`.
         limit: usize,
     },
+    /// A conversation that leaves no room for an answer.
+    #[error(
+        "the conversation has {tokens} tokens, the context holds {limit}: nothing is left for an answer; clear it, take turns back, \
+         or let the oldest be dropped"
+    )]
+    ChatFull {
+        /// Tokens of the conversation, with the beginning of the answer.
+        tokens: usize,
+        /// The model's `max_position_embeddings`.
+        limit: usize,
+    },
     /// A token that the model does not have.
     #[error("token {token} is not in the vocabulary of {vocab_size}")]
     UnknownToken {

@@ -2,12 +2,14 @@
 //!
 //! One prompt, step by step, each a separate call: [`import`] makes a `.coexec` file, [`Engine::open`] maps it,
 //! [`prefill::plan`] cuts a prompt into chunks and tasks, [`Session::prefill`] runs them on NPU and CPU,
-//! [`Session::decode`] computes one token, [`Session::generate`] does all of it and streams text.
+//! [`Session::decode`] computes one token, [`Session::generate`] does all of it and streams text, [`Chat`] holds a
+//! conversation.
 
 #![forbid(unsafe_code)]
 
 pub mod cache;
 pub mod calibrate;
+pub mod chat;
 pub mod compile;
 pub mod decode;
 pub mod doctor;
@@ -36,6 +38,7 @@ pub mod text;
 pub mod transform;
 pub mod weights;
 
+pub use chat::{Chat, ChatOptions, ChatReply};
 pub use engine::Engine;
 pub use error::RuntimeError;
 pub use generate::{FinishReason, GenerateRequest, Generation};

@@ -68,15 +68,16 @@ pub(crate) fn smollm2(test: &str) -> Option<PathBuf> {
     None
 }
 
-/// A model with a configuration of the test's own: fewer layers, a shorter context, other end tokens.
+/// A model with a configuration of the test's own: fewer layers, a shorter context, other end tokens, another chat template.
 pub(crate) struct Configured<'a> {
     source: &'a dyn ModelSource,
     config: DecoderConfig,
+    pub(crate) tokenizer: TokenizerData,
 }
 
 impl<'a> Configured<'a> {
     pub(crate) fn new(source: &'a dyn ModelSource, config: DecoderConfig) -> Self {
-        Self { source, config }
+        Self { source, config, tokenizer: source.tokenizer().clone() }
     }
 
     /// The first layers between embedding and head: as real, and quick to compile.
@@ -90,7 +91,7 @@ impl ModelSource for Configured<'_> {
         &self.config
     }
     fn tokenizer(&self) -> &TokenizerData {
-        self.source.tokenizer()
+        &self.tokenizer
     }
     fn shape(&self, name: TensorName) -> Option<(usize, usize)> {
         match name {

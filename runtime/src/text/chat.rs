@@ -48,6 +48,17 @@ impl ChatTemplate {
         options: &RenderOptions,
         tokenizer: &Tokenizer,
     ) -> Result<ChatPrompt, TextError> {
+        self.prompt_trusting(&TRUSTED_ROLES, messages, options, tokenizer)
+    }
+
+    /// As [`Self::prompt`], with the roles whose special tokens count.
+    pub(crate) fn prompt_trusting(
+        &self,
+        trusted: &[&str],
+        messages: &[Message],
+        options: &RenderOptions,
+        tokenizer: &Tokenizer,
+    ) -> Result<ChatPrompt, TextError> {
         // One moment for all renderings.
         let options = &RenderOptions { now: Some(options.now.unwrap_or_else(CivilTime::now_utc)), ..options.clone() };
         let text = self.render(messages, options)?;
@@ -60,13 +71,13 @@ impl ChatTemplate {
         let signs: BTreeSet<char> = special.iter().flat_map(|token| token.chars()).filter(|c| !is_layout(*c)).collect();
         let signs: HashMap<char, char> = signs.into_iter().zip(&mut unused).collect();
         let back: HashMap<char, char> = signs.iter().map(|(sign, mark)| (*mark, *sign)).collect();
-        let rendered = |mark: &dyn Fn(&str) -> String| self.render(&with_marks(messages, mark), options).ok();
+        let rendered = |mark: &dyn Fn(&str) -> String| self.render(&with_marks(messages, trusted, mark), options).ok();
         let replaced = rendered(&|text| text.chars().map(|c| *signs.get(&c).unwrap_or(&c)).collect());
         if let Some(typed) = replaced.and_then(|marked| typed_signs(&marked, &back, &text, &special)) {
             return Ok(ChatPrompt { text, typed, told_apart: true });
         }
         let mut found = false;
-        with_marks(messages, |text: &str| {
+        with_marks(messages, trusted, |text: &str| {
             found |= spelled(text);
             text.to_owned()
         });
@@ -199,9 +210,9 @@ fn is_layout(c: char) -> bool {
 }
 
 /// The messages, with what strangers wrote as `mark` makes it.
-fn with_marks(messages: &[Message], mut mark: impl FnMut(&str) -> String) -> Vec<Message> {
+fn with_marks(messages: &[Message], trusted: &[&str], mut mark: impl FnMut(&str) -> String) -> Vec<Message> {
     let mut messages = messages.to_vec();
-    for message in messages.iter_mut().filter(|message| !TRUSTED_ROLES.contains(&message.role.as_str())) {
+    for message in messages.iter_mut().filter(|message| !trusted.contains(&message.role.as_str())) {
         map_texts(&mut message.content, &mut mark);
         message.extra.values_mut().for_each(|value| map_texts(value, &mut mark));
     }

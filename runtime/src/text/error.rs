@@ -42,7 +42,7 @@ pub enum TextError {
         cause: String,
     },
     /// The model has no chat template of that name.
-    #[error("the model has no chat template named {name:?}; it has: {}", list(.available))]
+    #[error("the model has no chat template{}", instead(.name, .available))]
     NoTemplate {
         /// The name asked for.
         name: String,
@@ -61,8 +61,14 @@ pub enum TextError {
     },
 }
 
-fn list(names: &[String]) -> String {
-    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+/// What there is instead of a template of that name, and what to do.
+fn instead(name: &str, available: &[String]) -> String {
+    if available.is_empty() {
+        return ": it continues texts and holds no chat; use an instruct model, or import it again from where its template is \
+                (tokenizer_config.json, chat_template.jinja), or give it plain text (`coexec run`)"
+            .to_owned();
+    }
+    format!(" named {name:?}; it has: {}", available.join(", "))
 }
 
 fn at(line: &Option<usize>) -> String {
@@ -95,7 +101,7 @@ mod tests {
         let error = TextError::NoTemplate { name: "rag".into(), available: vec!["default".into(), "tool_use".into()] };
         assert!(error.to_string().ends_with("it has: default, tool_use"));
         let error = TextError::NoTemplate { name: "rag".into(), available: Vec::new() };
-        assert!(error.to_string().ends_with("it has: none"));
+        assert!(error.to_string().contains("no chat template: it continues texts"));
     }
 
     #[test]
