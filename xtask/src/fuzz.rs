@@ -13,6 +13,8 @@ const SEEDS: &[(&str, &str)] = &[
     ("tokenizer_json", "tokenizer.json"),
     ("chat_template", ".json"),
     ("compiled_model", ".seed"),
+    ("packed_model", ".seed"),
+    ("tokenizer_text", "tokenizer.json"),
 ];
 
 /// Copies matching test data into a corpus. libFuzzer drops what brings nothing new.
@@ -65,8 +67,8 @@ pub(crate) fn run(seconds: u64, only: Option<&str>) -> anyhow::Result<()> {
         seed(target, &corpus)?;
         let mut command = Command::new("cargo");
         command.args(["+nightly", "fuzz", "run", target]).arg(&corpus);
-        let limits = [format!("-max_total_time={seconds}"), "-rss_limit_mb=2048".into(), "-timeout=10".into()];
-        command.arg("--").args(limits).current_dir(root());
+        let limits = ["-rss_limit_mb=2048", "-malloc_limit_mb=512", "-timeout=10"];
+        command.arg("--").arg(format!("-max_total_time={seconds}")).args(limits).current_dir(root());
         crate::run(&mut command)?;
     }
     println!("{} fuzz targets, {seconds} s each: no crash", targets.len());

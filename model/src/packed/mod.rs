@@ -51,6 +51,30 @@ pub fn fuzz_open(bytes: &[u8]) {
     read_everything(copy);
 }
 
+/// Makes a packed file out of the parts that a fuzzer changes, with a header and checksums that are right: the lengths of the
+/// first two (u32), the index as JSON, the tile table, stored tiles. Tiles lie behind the header.
+#[must_use]
+pub fn fuzz_file(parts: &[u8]) -> AlignedBytes {
+    let length = |at: usize| parts.get(at..at + 4).map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize);
+    let (json, rest) = parts.get(8..).and_then(|rest| rest.split_at_checked(length(0))).unwrap_or_default();
+    let table_bytes = length(4).min(rest.len()) / wire::RECORD_BYTES * wire::RECORD_BYTES;
+    let (table, tiles) = rest.split_at(table_bytes);
+    let (tiles_offset, index_offset) = (wire::HEADER_BYTES + tiles.len(), wire::HEADER_BYTES + rest.len());
+    let header = wire::Header {
+        flags: 0,
+        layout: wire::layout_field(),
+        file_bytes: (index_offset + json.len()) as u64,
+        index_offset: index_offset as u64,
+        index_stored_bytes: json.len() as u64,
+        index_raw_bytes: json.len() as u64,
+        tiles_offset: tiles_offset as u64,
+        tile_count: (table_bytes / wire::RECORD_BYTES) as u64,
+        index_checksum: xxhash_rust::xxh3::xxh3_64(json),
+        tiles_checksum: xxhash_rust::xxh3::xxh3_64(table),
+    };
+    AlignedBytes::copy_of(&[&header.encode()[..], tiles, table, json].concat())
+}
+
 fn read_everything(bytes: AlignedBytes) {
     let Ok(file) = PackedFile::from_bytes(bytes) else { return };
     // Errors are fine, panics are not.

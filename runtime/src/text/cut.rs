@@ -21,8 +21,12 @@ const SPACES_BEFORE: &str = r"\s+(?!\S)";
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 /// Memory of one automaton: classes of Unicode are large.
 const MAX_AUTOMATON_BYTES: usize = 64 << 20;
-/// Steps that the backtracking engine may take for one piece.
-const MAX_STEPS: usize = 100_000_000;
+/// Steps that the backtracking engine may take to find one piece …
+const MAX_STEPS: usize = 50_000;
+/// … and in texts of this length, once for each such length in them, …
+const LONG_BYTES: usize = 4096;
+/// … where a run may be long.
+const MAX_LONG_STEPS: usize = 100_000_000;
 
 /// A pre-tokenizer of `tokenizer.json`.
 #[derive(Clone, Debug)]
@@ -116,11 +120,9 @@ pub(super) struct Expression(Engine);
 #[derive(Debug)]
 enum Engine {
     /// Alternatives in order, and where in them `\s+(?!\S)` stands.
-    Automaton {
-        all: meta::Regex,
-        spaces: Option<Spaces>,
-    },
-    Backtracking(fancy_regex::Regex),
+    Automaton { all: meta::Regex, spaces: Option<Spaces> },
+    /// With few steps for a piece, and with many.
+    Backtracking(Box<[fancy_regex::Regex; 2]>),
 }
 
 #[derive(Debug)]
@@ -154,16 +156,25 @@ impl Expression {
             let spaces = spaces.map(|index| Spaces { index, rest: rest.flatten() });
             return Ok(Self(Engine::Automaton { all, spaces }));
         }
-        let regex = fancy_regex::RegexBuilder::new(&format!("(?m:{pattern})")).backtrack_limit(MAX_STEPS).build();
-        regex.map(|regex| Self(Engine::Backtracking(regex))).map_err(|e| format!("the expression {pattern:?}: {e}"))
+        let build = |steps| {
+            let regex = fancy_regex::RegexBuilder::new(&format!("(?m:{pattern})")).backtrack_limit(steps).build();
+            regex.map_err(|e| format!("the expression {pattern:?}: {e}").chars().take(300).collect::<String>())
+        };
+        Ok(Self(Engine::Backtracking(Box::new([build(MAX_STEPS)?, build(MAX_LONG_STEPS)?]))))
     }
 
     /// The first match at or after `from`.
-    fn find(&self, text: &str, from: usize) -> Result<Option<(usize, usize)>> {
+    /// `long_runs` is how many more may take [`MAX_LONG_STEPS`].
+    fn find(&self, text: &str, from: usize, long_runs: &mut usize) -> Result<Option<(usize, usize)>> {
         let (all, spaces) = match &self.0 {
             Engine::Automaton { all, spaces } => (all, spaces),
-            Engine::Backtracking(regex) => {
-                let found = regex.find_from_pos(text, from);
+            Engine::Backtracking(regexes) => {
+                let [usual, long] = &**regexes;
+                let mut found = usual.find_from_pos(text, from);
+                if found.is_err() && *long_runs > 0 {
+                    *long_runs -= 1;
+                    found = long.find_from_pos(text, from);
+                }
                 let found = found.map_err(|e| {
                     format!("it cannot be cut from byte {from} on, a run there is too long for this tokenizer's expression: {e}")
                 })?;
@@ -201,8 +212,9 @@ impl Pattern for &Expression {
         }
         let mut pieces = Vec::new();
         let (mut done, mut from, mut last_end) = (0, 0, None);
+        let mut long_runs = inside.len() / LONG_BYTES;
         while from <= inside.len() {
-            let Some((start, end)) = self.find(inside, from)? else { break };
+            let Some((start, end)) = self.find(inside, from, &mut long_runs)? else { break };
             from = end;
             if start == end {
                 from += inside[end..].chars().next().map_or(1, char::len_utf8);

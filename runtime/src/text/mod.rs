@@ -9,6 +9,9 @@ mod cut;
 mod decoder;
 mod error;
 mod fuzz;
+mod json;
+mod normalize;
+mod stack;
 mod stop;
 mod stream;
 mod template;
@@ -16,7 +19,7 @@ mod tokenizer;
 
 pub use chat::ChatPrompt;
 pub use error::TextError;
-pub use fuzz::{fuzz_chat_template, fuzz_tokenizer};
+pub use fuzz::{fuzz_chat_template, fuzz_packed_model, fuzz_template_text, fuzz_tokenizer, fuzz_tokenizer_text};
 pub use stop::{StopResult, StopStrings};
 pub use stream::TextStream;
 pub use template::{ChatTemplate, CivilTime, Message, RenderOptions};

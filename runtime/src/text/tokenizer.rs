@@ -5,7 +5,10 @@
 //!
 //! Used by sessions, the importer (calibration text) and the command line.
 
-use super::{ChatPrompt, TextError, TextStream, cut::Cutter, decoder::Decoder, error::no_panic};
+use super::{
+    ChatPrompt, TextError, TextStream, cut::Cutter, decoder::Decoder, error::no_panic, json, normalize::Normalizer,
+    stack::with_stack,
+};
 use coexec_model::{TokenId, TokenizerData};
 use std::{
     collections::HashSet,
@@ -13,12 +16,11 @@ use std::{
     sync::{Arc, OnceLock},
 };
 use tokenizers::{
-    AddedToken, DecoderWrapper, Model as _, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, TokenizerImpl,
-    models::unigram::Unigram,
+    AddedToken, DecoderWrapper, Model as _, ModelWrapper, PostProcessorWrapper, TokenizerImpl, models::unigram::Unigram,
 };
 
-/// The library's tokenizer, with its texts cut here.
-type Library = TokenizerImpl<ModelWrapper, NormalizerWrapper, Cutter, PostProcessorWrapper, DecoderWrapper>;
+/// The library's tokenizer, with its texts normalised and cut here.
+type Library = TokenizerImpl<ModelWrapper, Normalizer, Cutter, PostProcessorWrapper, DecoderWrapper>;
 
 /// A token before a part of a text that does not begin it.
 const BEFORE: &str = "\u{FDD0}before\u{FDD0}";
@@ -96,10 +98,16 @@ impl Tokenizer {
         if data.tokenizer_json.trim().is_empty() {
             return Ok(None);
         }
+        let loaded = with_stack(|| Self::load(data));
+        loaded.unwrap_or_else(|cause| Err(TextError::Tokenizer { cause }))
+    }
+
+    fn load(data: &TokenizerData) -> Result<Option<Self>, TextError> {
         let unusable = |cause: String| TextError::Tokenizer { cause };
         let (library, decoder_json) = no_panic(
             || {
-                let mut library: Library = serde_json::from_str(&data.tokenizer_json).map_err(|e| e.to_string())?;
+                json::check(&data.tokenizer_json)?;
+                let mut library: Library = serde_json::from_str(&data.tokenizer_json).map_err(json::short)?;
                 // Prompts are never cut or filled up: the file may still say so from its training.
                 library.with_truncation(None).map_err(|e| e.to_string())?;
                 library.with_padding(None);

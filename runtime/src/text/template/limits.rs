@@ -20,8 +20,6 @@ use std::sync::{
 pub(super) const MAX_FUEL: u64 = 8_000_000;
 /// Macros that call themselves: the most that the engine allows, some 60 deep.
 pub(super) const MAX_RECURSION: usize = 500;
-/// Stack of the thread that compiles and renders, for the deepest recursion of any build.
-pub(super) const STACK_BYTES: usize = 64 << 20;
 /// Largest width, indentation or precision that a template may ask for.
 pub(super) const MAX_COUNT: usize = 10_000;
 /// Bytes that any template may make.

@@ -21,7 +21,7 @@ mod rewrite;
 
 pub use clock::CivilTime;
 
-use super::{TextError, error::no_panic};
+use super::{TextError, error::no_panic, stack::with_stack};
 use bounds::MAX_SOURCE_BYTES;
 use coexec_model::TokenizerData;
 use expression::Unreadable;
@@ -198,16 +198,6 @@ impl ChatTemplate {
         let result = with_stack(|| no_panic(work, failed)).unwrap_or_else(|cause| Err(failed(cause)));
         result?.map_err(|e| template_error(&self.name, &e))
     }
-}
-
-/// Runs `work` on a thread of its own: expressions and blocks are nested, and macros call themselves as deep as tool
-/// descriptions are, deeper than a caller's stack may hold.
-fn with_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, String> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().stack_size(limits::STACK_BYTES).name("template".to_owned());
-        let running = thread.spawn_scoped(scope, work).map_err(|e| e.to_string())?;
-        running.join().map_err(|_| "it panicked".to_owned())
-    })
 }
 
 /// Why a template was not compiled.
