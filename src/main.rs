@@ -1,6 +1,8 @@
 //! The command line: `coexec`.
 
 #![forbid(unsafe_code)]
+// Everything is said through `cli::console`.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod cli;
 

@@ -1,14 +1,19 @@
 //! `coexec bench`: speed of prefill and decode, with llama-bench's tests, columns and names.
 
 use super::{
-    console::{out, outln},
+    console::{bar, out, outln},
     limits::LimitsReport,
     shared::{EngineArgs, parameters},
-    usage::{at_least_one, count, wrong},
+    usage::{at_least_one, count, no_effect, wrong},
 };
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use coexec::{CancelToken, Engine, RuntimeError, model::TokenId, runtime::prefill::PrefillOptions};
+use coexec::{
+    CancelToken, Engine, RuntimeError,
+    model::TokenId,
+    runtime::{npu::NpuKind, prefill::PrefillOptions},
+};
+use indicatif::ProgressBar;
 use serde::Serialize;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -69,6 +74,8 @@ struct Row {
     samples_ns: Vec<u64>,
     samples_ts: Vec<f64>,
     npu_device: String,
+    /// Whether the NPU is a chip: the speed of an imitation is this machine's.
+    npu_kind: NpuKind,
     policy: String,
     kernels: String,
     activations: String,
@@ -79,6 +86,7 @@ struct Row {
 
 pub(crate) fn bench(args: &BenchArgs, cancel: &CancelToken) -> anyhow::Result<()> {
     if args.limits {
+        no_effect(&["n-prompt", "n-gen", "n-depth", "repetitions", "model"], "--limits measures the machine");
         let report = LimitsReport::measure(&args.engine.options()?)?;
         match args.output {
             Output::Md => out!("{}", report.markdown())?,
@@ -88,25 +96,42 @@ pub(crate) fn bench(args: &BenchArgs, cancel: &CancelToken) -> anyhow::Result<()
         }
         return Ok(());
     }
+    if args.n_prompt.iter().chain(&args.n_depth).all(|n| *n == 0) {
+        no_effect(&["npu", "npu-profile", "chunk-len", "activations"], "nothing is prefilled");
+    }
     let engine = args.engine.engine()?;
-    let mut rows = Vec::new();
-    for &depth in &args.n_depth {
+    let (mut rows, mut failed) = (Vec::new(), None);
+    let bar = bar("tests");
+    let pairs = args.n_prompt.iter().chain(&args.n_gen).filter(|n| **n > 0).count() * args.n_depth.len();
+    bar.set_length((pairs * (1 + args.repetitions)) as u64);
+    'tests: for &depth in &args.n_depth {
         let tests = args.n_prompt.iter().map(|p| (*p, 0)).chain(args.n_gen.iter().map(|n| (0, *n)));
         for (prompt, gen_tokens) in tests.filter(|t| *t != (0, 0)) {
-            let row = measure(args, &engine, (prompt, gen_tokens, depth), cancel)?;
-            if let Output::Jsonl = args.output {
-                outln!("{}", serde_json::to_string(&row)?)?;
+            bar.set_message(test_name(prompt, gen_tokens, depth));
+            match measure(args, &engine, (prompt, gen_tokens, depth), cancel, &bar) {
+                Ok(row) => rows.push(row),
+                Err(error) => {
+                    failed = Some(error);
+                    break 'tests;
+                }
             }
-            rows.push(row);
+            if let (Output::Jsonl, Some(row)) = (args.output, rows.last()) {
+                bar.suspend(|| anyhow::Ok(outln!("{}", serde_json::to_string(row)?)?))?;
+            }
         }
     }
+    bar.finish_and_clear();
+    if rows.is_empty() {
+        return failed.map_or(Ok(()), Err);
+    }
+    // What was measured before something failed is printed.
     match args.output {
         Output::Md => out!("{}", markdown(&rows))?,
         Output::Csv => out!("{}", csv(&rows)?)?,
         Output::Json => outln!("{}", serde_json::to_string_pretty(&rows)?)?,
         Output::Jsonl => {}
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 fn measure(
@@ -114,6 +139,7 @@ fn measure(
     engine: &Engine,
     (n_prompt, n_gen, n_depth): (usize, usize, usize),
     cancel: &CancelToken,
+    bar: &ProgressBar,
 ) -> anyhow::Result<Row> {
     let config = engine.model().config();
     let token = |i: usize| TokenId((i as u32).wrapping_mul(2_654_435_761) % config.vocab_size);
@@ -136,6 +162,7 @@ fn measure(
             }
             session.decode(token(i))?;
         }
+        bar.inc(1);
         Ok(u64::try_from(start.elapsed().as_nanos())?)
     };
     once()?; // warm-up: static graphs, page cache, buffers
@@ -169,6 +196,7 @@ fn measure(
         samples_ns,
         samples_ts,
         npu_device: if n_prompt > 0 { engine.npu_device() } else { "none" }.to_owned(),
+        npu_kind: if n_prompt > 0 { engine.npu_kind() } else { NpuKind::None },
         policy: engine.options().policy.name().to_owned(),
         kernels: engine.kernels().to_owned(),
         activations: engine.options().schedule.to_string(),
@@ -178,9 +206,10 @@ fn measure(
 }
 
 fn backends(engine: &Engine) -> String {
-    match engine.npu_device() {
-        "none" => "CPU".to_owned(),
-        npu => format!("CPU+{npu}"),
+    match engine.npu_kind() {
+        NpuKind::None => "CPU".to_owned(),
+        NpuKind::Chip => "CPU+NPU".to_owned(),
+        kind => format!("CPU+{}", kind.name()),
     }
 }
 
@@ -228,9 +257,9 @@ fn utc(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
-fn test_name(row: &Row) -> String {
-    let name = if row.n_gen == 0 { format!("pp{}", row.n_prompt) } else { format!("tg{}", row.n_gen) };
-    if row.n_depth > 0 { format!("{name} @ d{}", row.n_depth) } else { name }
+fn test_name(n_prompt: usize, n_gen: usize, n_depth: usize) -> String {
+    let name = if n_gen == 0 { format!("pp{n_prompt}") } else { format!("tg{n_gen}") };
+    if n_depth > 0 { format!("{name} @ d{n_depth}") } else { name }
 }
 
 fn markdown(rows: &[Row]) -> String {
@@ -242,7 +271,7 @@ fn markdown(rows: &[Row]) -> String {
             format!("{:.2} M", row.model_n_params as f64 / 1e6),
             row.backends.clone(),
             row.n_threads.to_string(),
-            test_name(row),
+            test_name(row.n_prompt, row.n_gen, row.n_depth),
             format!("{:.2} ± {:.2}", row.avg_ts, row.stddev_ts),
         ]);
     }
@@ -277,6 +306,9 @@ fn markdown(rows: &[Row]) -> String {
             row.policy,
             lens.join(",")
         ));
+    }
+    if let Some(row) = rows.iter().find(|row| row.npu_kind.is_imitation()) {
+        out.push_str(&format!("{}: prefill's speed is this machine's, not a phone's\n", row.npu_kind.name()));
     }
     out
 }

@@ -1,10 +1,10 @@
 //! `coexec compile`: static graphs ahead of time, for a chip that need not be here; or the compiler's own estimates.
 
 use super::{
-    console::{bar, note, out, outln, warning},
+    console::{bar, note, out, outln, spinner, warning},
     progress::CompilePrinter,
     shared::{Format, packed, quoted, read_text},
-    usage::{at_least_one, count},
+    usage::{at_least_one, count, no_effect},
 };
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
@@ -208,6 +208,15 @@ impl CompileArgs {
 }
 
 pub(crate) fn compile(args: &CompileArgs, cancel: &CancelToken) -> anyhow::Result<()> {
+    if !matches!(args.placement, PlacementArg::Layer) {
+        no_effect(&["kv-len", "layers-per-graph"], "they are for --placement layer");
+    }
+    if matches!(args.placement, PlacementArg::Split) {
+        no_effect(&["calibrate"], "graphs of --placement split have their ranges in the file");
+    }
+    if args.calibrate.is_none() {
+        no_effect(&["calibration-tokens"], "there is no --calibrate");
+    }
     if args.estimate {
         return estimate(args, cancel);
     }
@@ -339,7 +348,10 @@ fn estimate(args: &CompileArgs, cancel: &CancelToken) -> anyhow::Result<()> {
     let request =
         JobRequest { options, library_dir: args.qnn_lib.clone(), shape: args.shape.clone(), task: JobTask::Estimate };
     let model = if args.shape.is_none() { Some(open(args.model.as_deref())?) } else { None };
-    let JobReply::Estimate(report) = args.compiler().run(&request, model.as_ref(), cancel, &mut |_| {})? else {
+    let spinner = spinner("kinds of graphs estimated");
+    let reply = args.compiler().run(&request, model.as_ref(), cancel, &mut |_| spinner.inc(1));
+    spinner.finish_and_clear();
+    let JobReply::Estimate(report) = reply? else {
         anyhow::bail!("the compile job answered something else; this is a bug of coexec");
     };
     match args.format {

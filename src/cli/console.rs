@@ -56,6 +56,14 @@ pub(crate) fn print(text: fmt::Arguments<'_>) -> anyhow::Result<()> {
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("cannot write to standard output")
 }
 
+/// Writes help, with its colours where there are some.
+pub(crate) fn print_styled(text: &clap::builder::StyledStr) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    let has_colour = stdout.is_terminal() && has_colour();
+    let text = if has_colour { text.ansi().to_string() } else { text.to_string() };
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("cannot write to standard output")
+}
+
 /// [`note!`].
 pub(crate) fn tell_unless_quiet(text: fmt::Arguments<'_>) {
     if !is_quiet() {
@@ -88,7 +96,7 @@ pub(crate) fn is_terminal() -> bool {
     io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// Whether standard error shows colours: <https://no-color.org>.
+/// Whether a terminal's colours are wanted: <https://no-color.org>.
 pub(crate) fn has_colour() -> bool {
     is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
@@ -103,16 +111,29 @@ pub(crate) fn has_bars() -> bool {
 pub(crate) fn bar(unit: &'static str) -> ProgressBar {
     let target = if has_bars() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(Some(0), target);
-    let template = "{prefix}{bar:32} {percent:>3} %  {msg}{rate}  {elapsed}, {eta} left";
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        let rate = move |state: &ProgressState, out: &mut dyn fmt::Write| {
-            // Nowhere to report that to.
-            let _ = out.write_str(&rate(state.per_sec(), unit));
-        };
-        bar.set_style(style.progress_chars("━━╌").with_key("rate", rate));
-        bar.enable_steady_tick(Duration::from_millis(250));
-    }
+    set_unit(&bar, unit);
+    bar.enable_steady_tick(Duration::from_millis(250));
     bar
+}
+
+/// A bar for work whose end nobody knows: how many `units` are done, and for how long.
+pub(crate) fn spinner(units: &'static str) -> ProgressBar {
+    let bar = bar(units);
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {pos} {msg}  {elapsed}") {
+        bar.set_style(style);
+    }
+    bar.with_message(units)
+}
+
+/// Counts in another unit from now on.
+pub(crate) fn set_unit(bar: &ProgressBar, unit: &'static str) {
+    let template = "{prefix}{bar:32} {percent:>3} %  {msg}{rate}  {elapsed}, {eta} left";
+    let Ok(style) = ProgressStyle::with_template(template) else { return };
+    let rate = move |state: &ProgressState, out: &mut dyn fmt::Write| {
+        // Nowhere to report that to.
+        let _ = out.write_str(&rate(state.per_sec(), unit));
+    };
+    bar.set_style(style.progress_chars("━━╌").with_key("rate", rate));
 }
 
 /// `  12.3 M elements/s`; nothing before a rate is known.

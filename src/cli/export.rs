@@ -2,7 +2,7 @@
 
 use super::{
     console::{bar, note},
-    usage::count,
+    usage::{count, no_effect},
 };
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
@@ -60,7 +60,11 @@ pub(crate) struct ExportArgs {
 
 fn open(name: &str, seed: u64) -> anyhow::Result<Box<dyn ModelSource>> {
     let path = Path::new(name);
-    if path.extension().is_some_and(|e| e == "coexec") {
+    let is_packed = path.extension().is_some_and(|e| e == "coexec");
+    if is_packed || path.exists() {
+        no_effect(&["seed"], "the weights are not random");
+    }
+    if is_packed {
         return Ok(Box::new(PackedSource::new(PackedFile::open(path)?)));
     }
     if path.exists() {

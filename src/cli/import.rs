@@ -1,9 +1,9 @@
 //! `coexec import` and `coexec random-model`: make packed files.
 
 use super::{
-    console::{bar, note},
+    console::{bar, note, set_unit},
     shared::read_text,
-    usage::{at_least_one, count, wrong},
+    usage::{at_least_one, count, no_effect, wrong},
 };
 use clap::Args;
 use coexec::{
@@ -98,8 +98,15 @@ impl PackArgs {
                 format!("option --quantizer = {option}: the recipe of --quant says {item}; leave one of them out");
             return Err(wrong(text));
         }
+        if calibrate.is_none() {
+            no_effect(&["calibration-tokens"], "there is no --calibrate");
+        }
+        let weights = self.weights.or(self.quant.weights).unwrap_or(WeightFormat::Q8);
+        if matches!(weights, WeightFormat::F32 | WeightFormat::F16) {
+            no_effect(&["quantizer"], format!("{weights} weights are not quantised"));
+        }
         Ok(ImportOptions {
-            weights: self.weights.or(self.quant.weights).unwrap_or(WeightFormat::Q8),
+            weights,
             embed: self.embed,
             head: self.head,
             quantizer: self.quantizer.unwrap_or(quantizer),
@@ -153,6 +160,7 @@ fn pack(source: &dyn source::ModelSource, out: &Path, args: &PackArgs, options: 
         if bar.prefix() != prefix {
             bar.reset();
             bar.set_prefix(prefix);
+            set_unit(&bar, if matches!(p, CookProgress::Measuring { .. }) { "windows" } else { "operations" });
         }
         bar.set_length(total);
         bar.set_position(done);

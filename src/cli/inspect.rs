@@ -3,9 +3,10 @@
 use super::{
     console::{out, outln},
     shared::{Format, packed},
+    usage::no_effect,
 };
 use clap::Args;
-use coexec::model::{LayerIdx, LinearKind, TensorName, packed::PackedFile};
+use coexec::model::{LayerIdx, LinearKind, RopeScaling, TensorName, TokenId, packed::PackedFile};
 use std::{fmt::Write as _, path::PathBuf};
 
 #[derive(Debug, Args)]
@@ -31,6 +32,9 @@ pub(crate) fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
     if args.verify {
         file.verify_all()?;
     }
+    if args.format == Format::Json {
+        no_effect(&["tensors", "calibration"], "JSON has them always");
+    }
     match args.format {
         Format::Json => outln!(
             "{}",
@@ -44,6 +48,25 @@ pub(crate) fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
         Format::Text => out!("{}", text(&file, args)?)?,
     }
     Ok(())
+}
+
+/// Token ids, comma-separated.
+fn tokens(ids: &[TokenId]) -> String {
+    let ids: Vec<String> = ids.iter().map(|t| t.0.to_string()).collect();
+    if ids.is_empty() { "none".to_owned() } else { ids.join(", ") }
+}
+
+/// How rotary frequencies are scaled, after a comma; nothing where they are not.
+fn scaling(scaling: &RopeScaling) -> String {
+    match scaling {
+        RopeScaling::None => String::new(),
+        RopeScaling::Linear { factor } => format!(", linear scaling by {factor}"),
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => format!(
+            ", llama3 scaling by {factor} (frequency factors {low_freq_factor} and {high_freq_factor}, trained on \
+             {original_max_position_embeddings} tokens)"
+        ),
+        RopeScaling::Factors { factors } => format!(", {} factors of the file", factors.len()),
+    }
 }
 
 fn text(file: &PackedFile, args: &InspectArgs) -> Result<String, std::fmt::Error> {
@@ -76,16 +99,16 @@ fn text(file: &PackedFile, args: &InspectArgs) -> Result<String, std::fmt::Error
     let tied = if file.has(TensorName::Head) { "tied head in a format of its own, " } else { "tied head, " };
     writeln!(
         out,
-        "             {}rope theta {}, {:?}; bos {:?}, eos {:?}",
+        "             {}rope theta {}{}; bos {}, eos {}",
         [(c.tie_word_embeddings, tied), (c.qkv_bias, "qkv bias, "), (c.qk_norm, "qk norm, ")]
             .iter()
             .filter(|(on, _)| *on)
             .map(|(_, name)| *name)
             .collect::<String>(),
         c.rope_theta,
-        c.rope_scaling,
-        c.bos_token_id.map(|t| t.0),
-        c.eos_token_ids.iter().map(|t| t.0).collect::<Vec<_>>(),
+        scaling(&c.rope_scaling),
+        tokens(c.bos_token_id.as_slice()),
+        tokens(&c.eos_token_ids),
     )?;
     let templates: Vec<_> = file.tokenizer().chat_templates.keys().map(String::as_str).collect();
     writeln!(
@@ -141,12 +164,12 @@ fn text(file: &PackedFile, args: &InspectArgs) -> Result<String, std::fmt::Error
                 if let Some(x) = cal.linear(LayerIdx(l), kind) {
                     writeln!(
                         out,
-                        "{:<14} {:>11.5} {:>5} {:>11.2e}  {:?}",
+                        "{:<14} {:>11.5} {:>5} {:>11.2e}  {}",
                         format!("L{l} {kind}"),
                         x.input_scale,
                         x.hot_channels.len(),
                         x.importance,
-                        x.output_scales
+                        x.output_scales.iter().map(|s| format!("{s:.5}")).collect::<Vec<_>>().join(" ")
                     )?;
                 }
             }

@@ -114,7 +114,7 @@ pub(crate) fn main() -> ExitCode {
     let args = match arguments() {
         Ok(args) => args,
         // Help and version are results too.
-        Err(e) if !e.use_stderr() => return ended(e.print().context("cannot write to standard output")),
+        Err(e) if !e.use_stderr() => return ended(console::print_styled(&e.render())),
         Err(e) => {
             // Nothing is left to do when nobody can be told.
             let _ = e.print();

@@ -3,7 +3,7 @@
 use super::{
     console::outln,
     shared::{EngineArgs, Format},
-    usage::{at_least_one, count},
+    usage::{at_least_one, count, no_effect},
 };
 use clap::Args;
 use coexec::{
@@ -45,6 +45,7 @@ pub(crate) fn plan(args: &PlanArgs) -> anyhow::Result<()> {
     let options = engine.plan_options(false);
     let plan = planner::plan(config, &options, args.prompt_len, args.start_pos)?;
     if args.format == Format::Json {
+        no_effect(&["tasks"], "JSON has them always");
         outln!("{}", json(&plan, engine.npu_device()))?;
         return Ok(());
     }

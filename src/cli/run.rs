@@ -210,6 +210,9 @@ pub(crate) fn run(args: &RunArgs, cancel: &CancelToken) -> anyhow::Result<()> {
     // Graphs that are compiled now are told of before the text begins.
     engine.prepare_npu(cancel)?;
     let text = args.format == Format::Text;
+    if !text {
+        no_effect(&["stats"], "JSON has them always");
+    }
     if text && !args.chat {
         out!("{prompt}")?;
     }

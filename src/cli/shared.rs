@@ -3,7 +3,7 @@
 use super::{
     output::read_files,
     progress::CompilePrinter,
-    usage::{at_least_one, count, number, wrong},
+    usage::{at_least_one, count, no_effect, number, wrong},
 };
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
@@ -153,6 +153,8 @@ impl EngineArgs {
 
     /// The model's file: the one that was named, or the one that --npu-dir was compiled from; `None` is the embedded model.
     pub(crate) fn model_path(&self) -> anyhow::Result<Option<PathBuf>> {
+        // A contradiction is told before anything is read.
+        self.npu()?;
         match (&self.model, &self.npu_dir, self.compiled()?) {
             (None, Some(dir), Some(compiled)) => Ok(compiled.model_file(dir)?.map(Path::to_owned)),
             (model, ..) => Ok(model.clone()),
@@ -251,7 +253,16 @@ impl EngineArgs {
     }
 
     pub(crate) fn engine(&self) -> anyhow::Result<Engine> {
-        Ok(Engine::new(self.packed()?, self.options()?)?)
+        let engine = Engine::new(self.packed()?, self.options()?)?;
+        match engine.npu_device() {
+            "none" => no_effect(
+                &["npu-profile", "qnn-lib", "npu-performance", "npu-process", "activations", "prune"],
+                format!("prefill runs on the CPU alone ({})", engine.npu_reason()),
+            ),
+            "sim" => no_effect(&["qnn-lib", "npu-performance", "npu-process"], "the NPU is simulated"),
+            _ => {}
+        }
+        Ok(engine)
     }
 
     /// The files that an engine is made of.

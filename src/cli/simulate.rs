@@ -5,7 +5,7 @@ use super::{
     console::outln,
     output::{claim, read_files},
     shared::{Format, packed},
-    usage::{at_least_one, wrong},
+    usage::{at_least_one, no_effect, wrong},
 };
 use anyhow::Context as _;
 use clap::Args;
@@ -131,6 +131,9 @@ pub(crate) fn simulate(args: &SimulateArgs) -> anyhow::Result<()> {
         Some(report) => format!("{}, chip {}", report.source, report.chip),
         None => device.timing.map_or("", coexec::npu::TimingModel::source).to_owned(),
     };
+    if estimates.is_some() {
+        no_effect(&["timing"], "the times are --estimates'");
+    }
     let timing = if estimates.is_some() { "compiler's estimates" } else { args.timing.as_str() };
     let source = format!("NPU: {npu_source}; {}", StageCosts::CPU_SOURCE);
     let treatment = if args.no_shadow { Treatment::Plain } else { Treatment::Shadow };

@@ -1,7 +1,10 @@
 //! `coexec eval sweep`: recipes × models in one table, and quality against what it costs.
 
+mod plot;
+mod table;
+
 use super::{
-    console::{note, outln},
+    console::{bar, has_bars, note, outln},
     shared::read_text,
     usage::{at_least_one, count},
 };
@@ -11,27 +14,25 @@ use coexec::{
     CancelToken, Engine, EngineOptions, NpuChoice, ScheduleChoice,
     model::{
         Calibration, Schedule, WeightFormat,
-        output::{OutputFile, ReadFiles},
+        output::{OutputFile, PartialDir, ReadFiles},
         packed::PackedFile,
         random,
         source::{self, ModelSource},
     },
     runtime::{
         calibrate,
-        eval::{Quality, Reference, Windows},
+        eval::{Reference, Windows},
         import::ImportOptions,
-        recipe::{self, Recipe},
+        recipe::{self, CookProgress, Recipe},
         schedule::{Bench, Phone, ScheduleOptions, shadow_shares},
-        study::{self, RankCorrelation},
+        study,
         transform::{self, WatchedText},
     },
 };
-use plotters::prelude::*;
-use serde::Serialize;
-use std::{
-    fmt::Write as _,
-    path::{Path, PathBuf},
-};
+use indicatif::ProgressBar;
+use plot::{Axis, plot};
+use std::path::{Path, PathBuf};
+use table::{Importance, Pruned, Row, Sweep};
 
 /// What is compared unless --recipe says otherwise. `cpu` in front: the CPU path, which is decode's.
 const RECIPES: [&str; 23] = [
@@ -59,33 +60,8 @@ const RECIPES: [&str; 23] = [
     "smooth,q8,auto=1%",
     "q8,auto=1%",
 ];
-/// What stands before the tables, behind the texts.
-const HEAD: &str = "[recipes.md](recipes.md) says what the recipes are and what follows. Perplexity is against the float
-model over the same windows of 256 tokens, second half scored; divergence is the mean KL of the model's distribution from
-float's, with its standard error over windows; *shadow* is the float rows that stay in memory. `cpu:` is the CPU path, which is
-decode's; all others run prefill on the simulated NPU. Speeds are simulated.
-";
-const PRUNING: &str = "
-## Quality against pruning
-
-`q8,u8+shadow`; more and more linears run without shadow, the least important ones by measurement first.
-
-![divergence against the pruning rate](accuracy-pruning.svg)
-![divergence against the bytes of float rows in memory](accuracy-shadow-bytes.svg)
-![divergence against simulated prefill speed](accuracy-speed.svg)
-
-";
-const IMPORTANCE: &str = "
-## Does importance rank linears?
-
-Spearman's correlation, over linears, of an importance found on the calibration text's last windows with what leaving that
-linear's shadow out does to the divergence from the CPU path on the text to measure on; 95 % bootstrap intervals. *Halves*:
-how leaving one out on one half of that text correlates with the other half, h. An estimate without any error could be
-expected to reach √(2h / (1 + h)) (Spearman and Brown). More text, `--importance-windows`, makes both surer.
-
-";
-/// Longest line of the tables' text.
-const WIDTH: usize = 120;
+/// Steps of measuring pruning: the estimate, leaving one out on two halves, nine rates.
+const PRUNING_STEPS: u64 = 12;
 /// Shape whose simulated prefill speed is shown: the models that can be measured here are far too small for it.
 const SPEED_SHAPE: &str = "qwen1.5-1.8b";
 
@@ -124,61 +100,28 @@ pub(crate) struct SweepArgs {
     threads: usize,
 }
 
-/// A recipe on a model.
-#[derive(Debug, Serialize)]
-struct Row {
-    model: String,
-    recipe: String,
-    file_bytes: u64,
-    /// Float rows of hot channels.
-    shadow_bytes: u64,
-    /// Simulated, as if the model had [`SPEED_SHAPE`].
-    simulated_tokens_per_s: Option<f64>,
-    quality: Quality,
-}
-
-/// A point of the curve of pruning.
-#[derive(Debug, Serialize)]
-struct Pruned {
-    model: String,
-    pruning_rate: f64,
-    shadow_bytes: u64,
-    simulated_tokens_per_s: f64,
-    quality: Quality,
-}
-
-#[derive(Debug, Serialize)]
-struct Importance {
-    model: String,
-    /// Of our estimate on the calibration text with leaving one out on the other text.
-    measured: RankCorrelation,
-    /// Of llm.npu's largest activation over scale.
-    max_over_scale: RankCorrelation,
-    /// Of leaving one out on one half of that text with the other half.
-    halves: RankCorrelation,
-}
-
-#[derive(Debug, Default, Serialize)]
-struct Sweep {
-    /// Which texts were used for what.
-    texts: String,
-    simulated: String,
-    rows: Vec<Row>,
-    pruned: Vec<Pruned>,
-    importance: Vec<Importance>,
-}
-
 struct Sweeper<'a> {
     args: &'a SweepArgs,
     calibrate: String,
     text: String,
     cancel: &'a CancelToken,
-    dir: tempfile::TempDir,
+    dir: PartialDir,
+    steps: Steps,
     out: Sweep,
 }
 
 pub(crate) fn sweep(args: &SweepArgs, cancel: &CancelToken) -> anyhow::Result<()> {
+    let is_new = !args.out.exists();
     std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make `{}`", args.out.display()))?;
+    let done = sweep_into(args, cancel);
+    if done.is_err() && is_new {
+        // Only where it is empty.
+        let _ = std::fs::remove_dir(&args.out);
+    }
+    done
+}
+
+fn sweep_into(args: &SweepArgs, cancel: &CancelToken) -> anyhow::Result<()> {
     let read: ReadFiles = args.models.iter().chain([&args.calibrate, &args.text]).collect();
     let file = |name: &str| OutputFile::create(&args.out.join(name), &read);
     let (results, tables) = (file("sweep.json")?, file("accuracy.md")?);
@@ -187,25 +130,20 @@ pub(crate) fn sweep(args: &SweepArgs, cancel: &CancelToken) -> anyhow::Result<()
         calibrate: read_text(&args.calibrate)?,
         text: read_text(&args.text)?,
         cancel,
-        dir: tempfile::tempdir()?,
+        dir: results.partial_dir()?,
+        steps: Steps::new(args),
         out: Sweep::default(),
     };
-    for path in &args.models {
-        let source = source::open(path)?;
-        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        sweeper.model(&name, &*source)?;
-        if let Some(seed) = args.outliers {
-            let (threads, cancel) = (args.threads, cancel.clone());
-            let watched = WatchedText { threads, cancel, ..WatchedText::new(&sweeper.calibrate) };
-            let rare = transform::rare_neurons(&*source, &watched)?;
-            let loud = source::transform::outliers::with_outliers(&*source, seed, &rare)?;
-            sweeper.model(&format!("{name} + outliers"), &loud)?;
-        }
+    let swept = args.models.iter().try_for_each(|path| sweeper.models_of(path));
+    sweeper.steps.bar.finish_and_clear();
+    if sweeper.out.rows.is_empty() {
+        swept?;
+        return Ok(());
     }
+    // What was measured before something failed is kept and shown.
     sweeper.out.texts = args.describe_texts();
     let json = serde_json::to_string(&sweeper.out)?;
     let table = sweeper.out.markdown()?;
-    outln!("{table}")?;
     results.fill(|out| out.write_all(json.as_bytes()))?;
     tables.fill(|out| out.write_all(table.as_bytes()))?;
     let axes: [(&str, &str, Axis); 3] = [
@@ -221,12 +159,62 @@ pub(crate) fn sweep(args: &SweepArgs, cancel: &CancelToken) -> anyhow::Result<()
         }
     }
     note!("-> {}", args.out.display());
-    Ok(())
+    outln!("{table}")?;
+    swept
+}
+
+/// How far a sweep is, in recipes and steps of the same kind.
+struct Steps {
+    bar: ProgressBar,
+    done: u64,
+}
+
+impl Steps {
+    /// Positions of the bar per step.
+    const PARTS: u64 = 1000;
+
+    fn new(args: &SweepArgs) -> Self {
+        let recipes = if args.recipe.is_empty() { RECIPES.len() } else { args.recipe.len() };
+        let per_model = recipes as u64 + if args.recipes_only { 0 } else { PRUNING_STEPS };
+        let models = args.models.len() as u64 * if args.outliers.is_some() { 2 } else { 1 };
+        let bar = bar("");
+        bar.set_length(models * per_model * Self::PARTS);
+        Self { bar, done: 0 }
+    }
+
+    fn begin(&self, what: String) {
+        if !has_bars() {
+            note!("{what}");
+        }
+        self.bar.set_message(what);
+    }
+
+    fn part(&self, done: u64, of: u64) {
+        self.bar.set_position(self.done * Self::PARTS + done * Self::PARTS / of.max(1));
+    }
+
+    fn end(&mut self) {
+        self.done += 1;
+        self.part(0, 1);
+    }
 }
 
 impl Sweeper<'_> {
     fn options(&self) -> EngineOptions {
         EngineOptions { threads: self.args.threads, npu: NpuChoice::None, ..EngineOptions::default() }
+    }
+
+    /// A model, and with `--outliers` its louder twin.
+    fn models_of(&mut self, path: &Path) -> anyhow::Result<()> {
+        let source = source::open(path)?;
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        self.model(&name, &*source)?;
+        let Some(seed) = self.args.outliers else { return Ok(()) };
+        let (threads, cancel) = (self.args.threads, self.cancel.clone());
+        let watched = WatchedText { threads, cancel, ..WatchedText::new(&self.calibrate) };
+        let rare = transform::rare_neurons(&*source, &watched)?;
+        let loud = source::transform::outliers::with_outliers(&*source, seed, &rare)?;
+        self.model(&format!("{name} + outliers"), &loud)
     }
 
     fn cook(&self, source: &dyn ModelSource, recipe: &Recipe, calibrated: bool) -> anyhow::Result<(PathBuf, u64)> {
@@ -237,7 +225,14 @@ impl Sweeper<'_> {
             cancel: self.cancel.clone(),
             ..ImportOptions::default()
         };
-        let summary = recipe::cook(source, &path, recipe, &options, &|_| {})?;
+        let summary = recipe::cook(source, &path, recipe, &options, &|p| {
+            let (done, total) = match p {
+                CookProgress::Watching { done, total, .. } => (done, total),
+                CookProgress::Importing(p) => (p.done, p.total),
+                CookProgress::Measuring { done, total } => (done as u64, total as u64),
+            };
+            self.steps.part(done, total);
+        })?;
         Ok((path, summary.file_bytes))
     }
 
@@ -257,9 +252,10 @@ impl Sweeper<'_> {
             self.args.recipe.clone()
         };
         for text in recipes {
-            note!("{name}: {text}");
+            self.steps.begin(format!("{name}: {text}"));
             let row = self.recipe(name, source, &text, &windows, &reference)?;
             self.out.rows.push(row);
+            self.steps.end();
         }
         if self.args.recipes_only {
             return Ok(());
@@ -282,8 +278,8 @@ impl Sweeper<'_> {
         let calibration = calibration(&path)?;
         let (quality, speed, shadow_bytes) = if on_cpu {
             let engine = bench.cpu()?;
-            let quality =
-                coexec::runtime::eval::quality(&engine, windows, Some(reference), self.cancel, &mut |_, _| {})?;
+            let mut tell = |done, total| self.steps.part(done as u64, total as u64);
+            let quality = coexec::runtime::eval::quality(&engine, windows, Some(reference), self.cancel, &mut tell)?;
             (quality, None, 0)
         } else {
             let quality = bench.quality(ScheduleChoice::File, windows, reference)?;
@@ -317,7 +313,7 @@ impl Sweeper<'_> {
         windows: &Windows,
         reference: &Reference,
     ) -> anyhow::Result<()> {
-        note!("{model}: pruning");
+        self.steps.begin(format!("{model}: pruning"));
         let (path, _) = self.cook(source, &"q8,u8+shadow".parse()?, true)?;
         let options = self.options();
         let bench = Bench::new(&path, &options, self.cancel);
@@ -336,9 +332,16 @@ impl Sweeper<'_> {
         let (first, second) = (unseen.part(0..half), unseen.part(half..2 * half));
         let references = (first.reference(&cpu, self.cancel)?, second.reference(&cpu, self.cancel)?);
         drop(cpu);
-        let divergence = bench.divergence(layers, &seen, &seen_reference, &mut |_, _| {})?;
+        let mut tell = |done: usize, total: usize| self.steps.part(done as u64, total as u64);
+        let divergence = bench.divergence(layers, &seen, &seen_reference, &mut tell)?;
+        self.steps.end();
         let estimate: Vec<f64> = divergence.iter().flatten().map(|d| d.importance()).collect();
-        let leave_out = |half, reference| study::leave_one_out(&bench, layers, half, reference, &mut |_, _| {});
+        let mut leave_out = |half, reference| {
+            let mut tell = |done: usize, total: usize| self.steps.part(done as u64, total as u64);
+            let left_out = study::leave_one_out(&bench, layers, half, reference, &mut tell);
+            self.steps.end();
+            left_out
+        };
         let halves = (leave_out(&first, &references.0)?, leave_out(&second, &references.1)?);
         let truth: Vec<f64> = halves.0.iter().zip(&halves.1).map(|(a, b)| a + b).collect();
         self.out.importance.push(Importance {
@@ -362,6 +365,7 @@ impl Sweeper<'_> {
                 quality,
             };
             self.out.pruned.push(point);
+            self.steps.end();
         }
         Ok(())
     }
@@ -369,95 +373,6 @@ impl Sweeper<'_> {
 
 fn calibration(path: &Path) -> anyhow::Result<Calibration> {
     PackedFile::open(path)?.calibration().cloned().context("the model was imported with a calibration text")
-}
-
-impl Sweep {
-    fn markdown(&self) -> Result<String, std::fmt::Error> {
-        let mut out = format!("# Accuracy\n\n{}\n{HEAD}\n", wrapped(&self.texts));
-        writeln!(
-            out,
-            "| model | recipe | perplexity | against float | divergence, nats | same top-1 | file KiB | shadow KiB | simulated tok/s |"
-        )?;
-        writeln!(out, "|---|---|---:|---:|---:|---:|---:|---:|---:|")?;
-        for r in &self.rows {
-            let Some(a) = &r.quality.reference else { continue };
-            writeln!(
-                out,
-                "| {} | `{}` | {:.3} | {:+.2} % | {:.5} ± {:.5} | {:.2} % | {} | {} | {} |",
-                r.model,
-                r.recipe,
-                r.quality.perplexity,
-                100.0 * (r.quality.perplexity / a.perplexity - 1.0),
-                a.kl,
-                a.kl_std_error,
-                100.0 * a.top1,
-                r.file_bytes / 1024,
-                r.shadow_bytes / 1024,
-                r.simulated_tokens_per_s.map_or_else(|| "–".to_owned(), |s| format!("{s:.0}")),
-            )?;
-        }
-        if !self.pruned.is_empty() {
-            self.pruning_markdown(&mut out)?;
-        }
-        if !self.simulated.is_empty() {
-            let simulated = format!("Simulated: the shape of {SPEED_SHAPE}, {}.", self.simulated);
-            write!(out, "\n{}", wrapped(&simulated))?;
-        }
-        Ok(out)
-    }
-
-    fn pruning_markdown(&self, out: &mut String) -> std::fmt::Result {
-        out.push_str(PRUNING);
-        writeln!(
-            out,
-            "| model | without shadow | perplexity against float | divergence, nats | shadow KiB | simulated tok/s |"
-        )?;
-        writeln!(out, "|---|---:|---:|---:|---:|---:|")?;
-        for p in &self.pruned {
-            let Some(a) = &p.quality.reference else { continue };
-            writeln!(
-                out,
-                "| {} | {:.1} % | {:+.2} % | {:.5} | {} | {:.0} |",
-                p.model,
-                100.0 * p.pruning_rate,
-                100.0 * (p.quality.perplexity / a.perplexity - 1.0),
-                a.kl,
-                p.shadow_bytes / 1024,
-                p.simulated_tokens_per_s,
-            )?;
-        }
-        out.push_str(IMPORTANCE);
-        writeln!(
-            out,
-            "| model | our estimate | 95 % interval | largest activation / scale | 95 % interval | halves |"
-        )?;
-        writeln!(out, "|---|---:|---|---:|---|---:|")?;
-        for i in &self.importance {
-            let (a, b, halves) = (i.measured, i.max_over_scale, i.halves.value);
-            writeln!(
-                out,
-                "| {} | {:.2} | {:.2} … {:.2} | {:.2} | {:.2} … {:.2} | {halves:.2} |",
-                i.model, a.value, a.low, a.high, b.value, b.low, b.high
-            )?;
-        }
-        Ok(())
-    }
-}
-
-/// Lines of at most [`WIDTH`] characters, where words allow; each ends.
-fn wrapped(text: &str) -> String {
-    let (mut out, mut used) = (String::new(), 0);
-    for word in text.split_whitespace() {
-        let len = word.chars().count();
-        let fits = used + 1 + len <= WIDTH;
-        if used > 0 {
-            out.push(if fits { ' ' } else { '\n' });
-        }
-        used = if used > 0 && fits { used + 1 + len } else { len };
-        out.push_str(word);
-    }
-    out.push('\n');
-    out
 }
 
 impl SweepArgs {
@@ -474,73 +389,5 @@ impl SweepArgs {
             name(&self.text),
             importance(format!(" (importance: {} at most)", self.importance_windows)),
         )
-    }
-}
-
-/// What a plot shows to the right.
-type Axis = fn(&Pruned) -> f64;
-
-/// Divergence against `x`, one line per model.
-/// A picture as SVG; `None` where there is nothing to draw.
-fn plot(axis: &str, points: &[Pruned], x: Axis) -> anyhow::Result<Option<String>> {
-    let y = |p: &Pruned| p.quality.reference.as_ref().map_or(f64::NAN, |a| a.kl).max(1e-6);
-    let range = |f: &dyn Fn(&Pruned) -> f64| {
-        let values = || points.iter().map(f).filter(|v| v.is_finite());
-        (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max))
-    };
-    let ((x0, x1), (y0, y1)) = (range(&x), range(&y));
-    if points.is_empty() || !(x0.is_finite() && y0.is_finite()) {
-        return Ok(None);
-    }
-    let margin = (0.04 * (x1 - x0)).max(1e-9);
-    let broken = |e: &dyn std::fmt::Display| anyhow::anyhow!("cannot draw a plot: {e}");
-    let mut svg = String::new();
-    let root = SVGBackend::with_string(&mut svg, (760, 480)).into_drawing_area();
-    root.fill(&WHITE).map_err(|e| broken(&e))?;
-    let mut chart = ChartBuilder::on(&root)
-        .margin(12)
-        .x_label_area_size(44)
-        .y_label_area_size(72)
-        .build_cartesian_2d(x0 - margin..x1 + margin, (y0 * 0.7..y1 * 1.4).log_scale())
-        .map_err(|e| broken(&e))?;
-    chart
-        .configure_mesh()
-        .x_desc(axis)
-        .y_desc("divergence from float, nats")
-        .y_label_formatter(&|v| format!("{v:.0e}"))
-        .draw()
-        .map_err(|e| broken(&e))?;
-    for (i, line) in points.chunk_by(|a, b| a.model == b.model).enumerate() {
-        let colour = Palette99::pick(i).to_rgba();
-        let at = || line.iter().map(|p| (x(p), y(p)));
-        chart
-            .draw_series(LineSeries::new(at(), colour.stroke_width(2)))
-            .map_err(|e| broken(&e))?
-            .label(&line[0].model)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
-        chart.draw_series(at().map(|at| Circle::new(at, 3, colour.filled()))).map_err(|e| broken(&e))?;
-    }
-    chart
-        .configure_series_labels()
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK.mix(0.3))
-        .draw()
-        .map_err(|e| broken(&e))?;
-    root.present().map_err(|e| broken(&e))?;
-    drop((chart, root));
-    Ok(Some(svg))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_are_wrapped_between_words() {
-        let long = "a word ".repeat(60) + &"x".repeat(200);
-        let text = wrapped(&long);
-        assert_eq!(text.split_whitespace().collect::<Vec<_>>(), long.split_whitespace().collect::<Vec<_>>());
-        assert!(text.lines().all(|line| line.len() <= WIDTH || !line.contains(' ')), "{text}");
-        assert_eq!(wrapped("one"), "one\n");
     }
 }

@@ -132,7 +132,8 @@ fn signature(graph: &GraphSpec) -> Signature {
     )
 }
 
-/// Compiles one graph of each kind that the model has, and sums up what the compiler states for all of them.
+/// Compiles one graph of each kind that the model has, and sums up what the compiler states for all of them; `compiled` hears of
+/// each.
 ///
 /// # Errors
 /// A chip whose estimates the library does not print; whatever the compiler refuses.
@@ -140,6 +141,7 @@ pub fn estimate(
     device: &QnnDevice,
     estimated: Estimated<'_>,
     options: &CompileOptions,
+    compiled: &mut dyn FnMut(),
 ) -> Result<EstimateReport, RuntimeError> {
     let (own, config) = match estimated {
         Estimated::Model(model) => (Some(options.numbers(model)?), model.config()),
@@ -187,6 +189,7 @@ pub fn estimate(
     let mut graphs = Vec::new();
     for (_, spec, count) in &kinds {
         let context = device.compile(spec, weights, true)?;
+        compiled();
         for (graph, report) in spec.graphs.iter().zip(context.reports()) {
             let Some(estimate) = report.estimate else {
                 return Err(RuntimeError::Option {

@@ -314,7 +314,9 @@ pub fn run_job(
                     return Err(RuntimeError::Schedule(text.to_owned()));
                 }
             };
-            Ok(JobReply::Estimate(Box::new(estimate::estimate(&device, estimated, options)?)))
+            Ok(JobReply::Estimate(Box::new(estimate::estimate(&device, estimated, options, &mut || {
+                step(JobStep::Compiled)
+            })?)))
         }
     }
 }
