@@ -5,12 +5,14 @@
 
 mod bench;
 mod cache;
+mod chat;
 mod compile;
 mod console;
 mod doctor;
 mod eval;
 mod export;
 mod footer;
+mod generation;
 mod import;
 mod inspect;
 mod limits;
@@ -57,6 +59,8 @@ struct Args {
 enum Command {
     /// Generate text after a prompt
     Run(run::RunArgs),
+    /// Hold a conversation, in a terminal or over a pipe
+    Chat(chat::ChatArgs),
     /// Make a .coexec file from a Hugging Face directory or a GGUF file
     Import(import::ImportArgs),
     /// Make a .coexec file of a named real shape with random weights
@@ -188,6 +192,7 @@ fn dispatch(command: Option<Command>, cancel: &CancelToken) -> anyhow::Result<()
     match command {
         None => run::tell_a_tale(cancel),
         Some(Command::Run(args)) => run::run(&args, cancel),
+        Some(Command::Chat(args)) => chat::chat(&args, cancel),
         Some(Command::Import(args)) => import::import(&args, cancel),
         Some(Command::RandomModel(args)) => import::random_model(&args, cancel),
         Some(Command::ExportGguf(args)) => export::export(&args, cancel),

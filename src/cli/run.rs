@@ -3,9 +3,10 @@
 use super::{
     console::{note, out, outln},
     footer::{self, Sampling},
+    generation::GenerationArgs,
     output::claim,
-    shared::{EngineArgs, Format, parameters, read_text},
-    usage::{count, is_given, no_effect, number, wrong},
+    shared::{EngineArgs, Format, parameters, read_limited, read_stdin, stdin_file},
+    usage::{count, no_effect, wrong},
 };
 use clap::Args;
 use coexec::{
@@ -13,19 +14,21 @@ use coexec::{
     model::output::OutputFile,
     runtime::{
         prefill::PrefillOutput,
-        sampler::advises_sampling,
         text::{ChatPrompt, ChatTemplate, Message, RenderOptions},
     },
     scheduler::{TimelineOptions, TraceMeta, write_chrome_trace, write_timeline_svg},
 };
 use serde::Serialize;
-use std::path::PathBuf;
+use std::{
+    io::{self, IsTerminal as _},
+    path::{Path, PathBuf},
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// The prompt; without one and without --prompt-file the demo's
+    /// The prompt; without one and without --prompt-file it is read from standard input, where that is no terminal
     prompt: Option<String>,
-    /// Read the prompt from a file
+    /// Read the prompt from a file, or from standard input (-); a line end at its end is not part of it
     #[arg(long, value_name = "F", conflicts_with = "prompt")]
     prompt_file: Option<PathBuf>,
     /// Wrap the prompt in the model's chat template, as the user's message
@@ -42,16 +45,7 @@ pub(crate) struct RunArgs {
     #[arg(long, short = 'n', default_value_t = 256, value_name = "N", value_parser = count::<usize>)]
     max_tokens: usize,
     #[command(flatten)]
-    sampling: SamplingArgs,
-    /// End at this text or special token (may be given several times)
-    #[arg(long, value_name = "TEXT")]
-    stop: Vec<String>,
-    /// Go on past end-of-sequence tokens
-    #[arg(long)]
-    ignore_eos: bool,
-    /// Most tokens guessed from the text so far and checked together, 0 … 7: same text, faster where it repeats itself
-    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u8).range(..=7))]
-    draft: u8,
+    generation: GenerationArgs,
     #[command(flatten)]
     engine: EngineArgs,
     /// What to print
@@ -68,61 +62,6 @@ pub(crate) struct RunArgs {
     timeline: Option<PathBuf>,
 }
 
-/// How tokens are chosen; what is not given comes from the model's own advice.
-#[derive(Debug, Args)]
-pub(crate) struct SamplingArgs {
-    /// Divisor of the logits; 0 is greedy
-    #[arg(long, value_name = "T", value_parser = number)]
-    temp: Option<f32>,
-    /// Keep the K most likely tokens; 0 keeps all
-    #[arg(long, value_name = "K", value_parser = count::<u32>)]
-    top_k: Option<u32>,
-    /// Keep the smallest set of tokens with this probability
-    #[arg(long, value_name = "P", value_parser = number)]
-    top_p: Option<f32>,
-    /// Keep tokens at least this likely relative to the likeliest
-    #[arg(long, value_name = "P", value_parser = number)]
-    min_p: Option<f32>,
-    /// Penalty on tokens already seen; 1 is none
-    #[arg(long, value_name = "R", value_parser = number)]
-    repetition_penalty: Option<f32>,
-    /// Seed of the sampler
-    #[arg(long, default_value_t = 0, value_name = "N", value_parser = count::<u64>)]
-    seed: u64,
-    /// Always take the likeliest token
-    #[arg(long, conflicts_with_all = ["temp", "top_k", "top_p", "min_p"])]
-    greedy: bool,
-}
-
-impl SamplingArgs {
-    /// How tokens are chosen with a model: what was given, else what its authors advise, else the usual values.
-    pub(crate) fn sampling(&self, engine: &Engine) -> anyhow::Result<Sampling> {
-        let advice = &engine.model().config().generation;
-        let mut options = SamplerOptions::from(advice);
-        if self.greedy {
-            options = SamplerOptions { repetition_penalty: options.repetition_penalty, ..SamplerOptions::greedy() };
-        }
-        options.temperature = self.temp.unwrap_or(options.temperature);
-        options.top_k = self.top_k.unwrap_or(options.top_k);
-        options.top_p = self.top_p.unwrap_or(options.top_p);
-        options.min_p = self.min_p.unwrap_or(options.min_p);
-        options.repetition_penalty = self.repetition_penalty.unwrap_or(options.repetition_penalty);
-        options.seed = self.seed;
-        options.validate()?;
-        if options.is_greedy() {
-            no_effect(&["seed", "top-k", "top-p", "min-p"], "the likeliest token is always taken");
-        }
-        let is_changed = ["temp", "top-k", "top-p", "min-p", "repetition-penalty"].into_iter().any(is_given);
-        let source = match () {
-            () if self.greedy => "--greedy",
-            () if is_changed => "with the options given",
-            () if advice.do_sample == Some(false) || advises_sampling(advice) => "the model's advice",
-            () => "usual values: the model advises none",
-        };
-        Ok(Sampling { options, source })
-    }
-}
-
 #[derive(Serialize)]
 struct RunJson<'a> {
     text: &'a str,
@@ -137,9 +76,20 @@ impl RunArgs {
     fn prompt_text(&self) -> anyhow::Result<String> {
         match (&self.prompt, &self.prompt_file) {
             (Some(prompt), _) => Ok(prompt.clone()),
-            (None, Some(path)) => read_text(path),
-            (None, None) if self.engine.model_path()?.is_none() => Ok(default_prompt().to_owned()),
-            (None, None) => Err(wrong("no prompt: give one as an argument or with --prompt-file")),
+            (None, Some(path)) if !is_stdin(path) => read_limited(path).map(without_last_line_end),
+            (None, Some(_)) => read_stdin().map(without_last_line_end),
+            (None, None) => {
+                let is_terminal = io::stdin().is_terminal();
+                match if is_terminal { String::new() } else { without_last_line_end(read_stdin()?) } {
+                    text if !text.is_empty() => Ok(text),
+                    _ if self.engine.model_path()?.is_none() => Ok(default_prompt().to_owned()),
+                    _ => Err(wrong(format!(
+                        "no prompt{}: give one as an argument, with --prompt-file or on standard input; `coexec chat` holds \
+                         a conversation",
+                        if is_terminal { "" } else { ", and standard input is empty" }
+                    ))),
+                }
+            }
         }
     }
 
@@ -181,6 +131,21 @@ impl RunArgs {
     }
 }
 
+fn is_stdin(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+/// Editors and `echo` end a text with a line end that nobody means.
+fn without_last_line_end(mut text: String) -> String {
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    text
+}
+
 #[cfg(feature = "demo-model")]
 fn default_prompt() -> &'static str {
     coexec::demo::PROMPT
@@ -193,20 +158,15 @@ fn default_prompt() -> &'static str {
 
 pub(crate) fn run(args: &RunArgs, cancel: &CancelToken) -> anyhow::Result<()> {
     let mut read = args.engine.read_files()?;
-    read.extend(args.prompt_file.iter().collect());
+    match &args.prompt_file {
+        Some(path) if !is_stdin(path) => read.add(path),
+        _ => read.extend(stdin_file()),
+    }
     let [trace, timeline] = claim([args.trace.as_deref(), args.timeline.as_deref()], &read)?;
     let engine = args.engine.engine()?;
     let (prompt, ids) = args.prompt(&engine)?;
-    let sampling = args.sampling.sampling(&engine)?;
-    let request = GenerateRequest {
-        prompt: ids,
-        max_tokens: args.max_tokens,
-        sampler: sampling.options.clone(),
-        stop: args.stop.clone(),
-        ignore_eos: args.ignore_eos,
-        draft_tokens: usize::from(args.draft),
-        cancel: cancel.clone(),
-    };
+    let (request, sampling) = args.generation.request(&engine, args.max_tokens, cancel)?;
+    let request = GenerateRequest { prompt: ids, ..request };
     // Graphs that are compiled now are told of before the text begins.
     engine.prepare_npu(cancel)?;
     let text = args.format == Format::Text;

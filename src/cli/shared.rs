@@ -20,6 +20,7 @@ use coexec::{
 };
 use std::{
     fs,
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
@@ -344,6 +345,39 @@ pub(crate) fn parse_percent(text: &str) -> Result<f64, String> {
 pub(crate) fn read_text(path: &Path) -> anyhow::Result<String> {
     let bytes = fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
     String::from_utf8(bytes).with_context(|| format!("`{}` is not UTF-8 text", path.display()))
+}
+
+/// Most bytes of a prompt, of a message or of a saved conversation: more than any context holds.
+pub(crate) const MAX_PROMPT_BYTES: usize = 64 << 20;
+
+/// As [`read_text`], of at most [`MAX_PROMPT_BYTES`].
+pub(crate) fn read_limited(path: &Path) -> anyhow::Result<String> {
+    let name = format!("`{}`", path.display());
+    let file = fs::File::open(path).with_context(|| format!("cannot read {name}"))?;
+    bounded(file, &name)
+}
+
+/// All of standard input, at most [`MAX_PROMPT_BYTES`].
+pub(crate) fn read_stdin() -> anyhow::Result<String> {
+    bounded(io::stdin().lock(), "standard input")
+}
+
+fn bounded(reader: impl io::Read, name: &str) -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
+    reader.take(MAX_PROMPT_BYTES as u64 + 1).read_to_end(&mut bytes).with_context(|| format!("cannot read {name}"))?;
+    anyhow::ensure!(
+        bytes.len() <= MAX_PROMPT_BYTES,
+        "{name} has more than {} MiB of text, which no context holds",
+        MAX_PROMPT_BYTES >> 20
+    );
+    String::from_utf8(bytes).with_context(|| format!("{name} is not UTF-8 text"))
+}
+
+/// The file that standard input was redirected from, if it is one.
+pub(crate) fn stdin_file() -> ReadFiles {
+    let path = Path::new("/dev/stdin");
+    let is_file = fs::metadata(path).is_ok_and(|metadata| metadata.is_file());
+    read_files([is_file.then_some(path)])
 }
 
 #[cfg(test)]

@@ -39,7 +39,6 @@ pub(crate) struct Answer(());
 
 impl Answer {
     /// From now on Ctrl-C cancels `token`.
-    #[expect(dead_code, reason = "`coexec chat` is its user")]
     pub(crate) fn new(token: &CancelToken) -> Self {
         *answer() = Some(token.clone());
         Self(())

@@ -1,6 +1,7 @@
 //! The command line as a child process.
 
 use std::{
+    io::Write as _,
     path::Path,
     process::{Command, Output, Stdio},
 };
@@ -15,6 +16,19 @@ pub(crate) fn coexec(args: &[&str]) -> Command {
 /// Runs to the end.
 pub(crate) fn run(args: &[&str]) -> Output {
     coexec(args).output().expect("coexec starts")
+}
+
+/// Runs to the end with a text on standard input.
+pub(crate) fn fed(input: &[u8], args: &[&str]) -> Output {
+    let mut command = coexec(args);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    let mut stdin = child.stdin.take().expect("piped");
+    std::thread::scope(|scope| {
+        // It may end before it has read everything.
+        scope.spawn(move || _ = stdin.write_all(input));
+        child.wait_with_output().expect("it ends")
+    })
 }
 
 /// What it prints; it must succeed.
@@ -35,7 +49,11 @@ pub(crate) fn refuses(args: &[&str], words: &[&str]) {
 }
 
 fn fails_with(code: i32, args: &[&str], words: &[&str]) {
-    let out = run(args);
+    one_line(&run(args), code, args, words);
+}
+
+/// Asserts an error of one line on standard error, with this exit code, that contains every word.
+pub(crate) fn one_line(out: &Output, code: i32, args: &[&str], words: &[&str]) {
     let stderr = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(code), "{args:?}: {stderr}");
     assert_eq!(stderr.lines().filter(|l| !l.is_empty()).count(), 1, "{args:?}: one line, not {stderr}");
