@@ -12,7 +12,7 @@ use coexec::{
     },
     runtime::{
         Model,
-        npu::{NpuBackend, OpenNpu, SimBackend, marker},
+        npu::{NpuBackend, NpuKind, OpenNpu, SimBackend, marker},
         prefill::{PrefillOptions, PrefillOutput},
     },
     scheduler::Processor,
@@ -396,4 +396,25 @@ fn auto_leaves_a_real_npu_out_that_took_its_process_down() {
     prefill(&mut engine.session(), &first_turn());
     assert_eq!((markers.lock()[0], count(dir.path())), (1, 0), "its own marker replaced the old one");
     assert_eq!(chip(NpuChoice::Auto, dir.path(), &[]).0.npu_device(), "chip");
+}
+
+#[test]
+fn real_is_a_chip_or_the_cpu_and_never_a_simulation() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (engine, _) = chip(NpuChoice::Real, dir.path(), &[(5, SubmitFault::Lost), (9, SubmitFault::Code(14001))]);
+    assert_eq!(engine.npu_device(), "chip");
+    let output = prefill(&mut engine.session(), &first_turn());
+    assert!(output.ran_elsewhere[0].contains("on the CPU instead of chip"), "{:?}", output.ran_elsewhere);
+    assert_eq!((engine.npu_device(), engine.npu_kind()), ("none", NpuKind::None));
+    assert_eq!(bits(&output.logits), CPU.first);
+    // Nothing here is a chip.
+    let engine = DEMO.engine(options(NpuChoice::Real, &[]));
+    assert_eq!((engine.npu_device(), engine.npu_kind()), ("none", NpuKind::None));
+    assert!(
+        engine.npu_reason().starts_with("real: ") && engine.npu_reason().contains("CPU"),
+        "{}",
+        engine.npu_reason()
+    );
+    assert_eq!(bits(&prefill(&mut engine.session(), &first_turn()).logits), CPU.first);
+    assert_eq!(DEMO.engine(options(NpuChoice::Sim, &[])).npu_kind(), NpuKind::Simulated);
 }

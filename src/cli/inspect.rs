@@ -1,7 +1,7 @@
 //! `coexec inspect`: what a packed file holds.
 
 use super::{
-    console::{out, outln},
+    console::{bar, out, outln},
     shared::{Format, packed},
     usage::no_effect,
 };
@@ -30,7 +30,13 @@ pub(crate) struct InspectArgs {
 pub(crate) fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
     let file = packed(args.file.as_deref())?;
     if args.verify {
-        file.verify_all()?;
+        let bar = bar("tiles");
+        let verified = file.verify_each(&mut |done, total| {
+            bar.set_length(total);
+            bar.set_position(done);
+        });
+        bar.finish_and_clear();
+        verified?;
     }
     if args.format == Format::Json {
         no_effect(&["tensors", "calibration"], "JSON has them always");

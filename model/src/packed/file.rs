@@ -299,10 +299,21 @@ impl PackedFile {
     /// # Errors
     /// The first damaged tile.
     pub fn verify_all(&self) -> Result<(), PackedError> {
-        let mut scratch = Vec::new();
+        self.verify_each(&mut |_, _| {})
+    }
+
+    /// [`Self::verify_all`] that tells how many tiles of how many are verified.
+    ///
+    /// # Errors
+    /// The first damaged tile.
+    pub fn verify_each(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<(), PackedError> {
+        let total = self.tensors().iter().map(|entry| entry.tiles as u64).sum();
+        let (mut scratch, mut done) = (Vec::new(), 0);
         for entry in self.tensors() {
             for i in 0..entry.tiles {
                 self.verify_with(entry, i, &mut scratch)?;
+                done += 1;
+                progress(done, total);
             }
         }
         Ok(())
