@@ -128,6 +128,10 @@ fn the_first_error_over_a_pipe_ends_it_in_one_line() {
     one_line(&fed(b"One\xff\n", &["chat", model()]), 1, &["chat"], &["line 1", "not UTF-8"]);
     fails(&["chat", text(&demo_dir().join("demo.coexec"))], &["no chat template", "instruct model"]);
     fails(&["chat", "/no/such/model.coexec"], &["/no/such/model.coexec"]);
+    let full = Stdio::from(fs::File::options().write(true).open("/dev/full").expect("Linux"));
+    let input = Stdio::from(fs::File::open(root().join("README.md")).expect("a file"));
+    let out = coexec(&["chat", model(), "-n", "2", "-q"]).stdin(input).stdout(full).output().expect("starts");
+    one_line(&out, 1, &["chat"], &["standard output", "No space left"]);
     let long = format!("{}\n", "long ".repeat(100_000));
     one_line(&chat(&long, &[]), 1, &["chat"], &["nothing is left for an answer", "/clear"]);
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 /// What to generate.
 ///
-/// The default takes 256 tokens at most, sampled as [`SamplerOptions::default`] says, of an empty prompt that is to be filled in.
+/// The default takes 256 tokens at most, sampled as [`SamplerOptions::usual`] says, of an empty prompt that is to be filled in.
 #[derive(Clone, Debug)]
 pub struct GenerateRequest {
     /// The prompt's tokens.
@@ -40,7 +40,7 @@ impl Default for GenerateRequest {
         Self {
             prompt: Vec::new(),
             max_tokens: 256,
-            sampler: SamplerOptions::default(),
+            sampler: SamplerOptions::usual(),
             stop: Vec::new(),
             ignore_eos: false,
             draft_tokens: 0,

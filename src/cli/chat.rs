@@ -189,6 +189,7 @@ impl Talk {
         let token = if self.in_terminal { CancelToken::new() } else { cancel.clone() };
         let mut request = GenerateRequest { cancel: token.clone(), ..self.request.clone() };
         request.sampler.seed = request.sampler.seed.wrapping_add(self.answers);
+        self.sampling.options.seed = request.sampler.seed;
         let mut failed = None;
         let mut on_text = |piece: &str| {
             if failed.is_none()
