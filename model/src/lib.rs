@@ -15,6 +15,7 @@ pub mod calibration;
 pub mod config;
 pub mod export;
 pub mod format;
+pub mod json;
 pub mod layout;
 mod limits;
 pub mod mmap;

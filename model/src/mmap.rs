@@ -1,15 +1,26 @@
-//! Read-only memory mappings of whole files: the only module of this crate that may be unsafe.
+//! Read-only memory mappings of whole files: the only module of this crate, with `lost` in it, that may be unsafe.
 //!
 //! The packed reader and the importers read files through [`Mapping`]. A mapping is shared with the page cache: mapped
 //! pages are clean, so the system drops and reloads them as it likes.
 //!
 //! **What the caller owes.** Nobody may truncate or rewrite the file while it is mapped: the system would answer a read of a
-//! lost page with `SIGBUS`. coexec writes its own files by rename, which never changes a mapped file.
+//! lost page with `SIGBUS`, which ends the process. coexec writes its own files by rename, which never changes a mapped file.
+//! A program may have [`report_lost_pages`] say what happened; an app that keeps models where others can write should copy
+//! them to its own storage first.
+
+#[cfg(unix)]
+mod lost;
+
+#[cfg(unix)]
+pub use lost::report_lost_pages;
 
 use std::{fs::File, io, ops::Range, path::Path};
 
 /// A whole file, mapped read-only. The mapping outlives the file handle and the file's name.
 pub struct Mapping {
+    /// Before the mapping, so that it is dropped first: its addresses may be another's after it.
+    #[cfg(unix)]
+    _listed: lost::Listed,
     map: memmap2::Mmap,
 }
 
@@ -34,7 +45,11 @@ impl Mapping {
         // file is not changed underneath is the documented duty of whoever owns the file (module head).
         #[expect(unsafe_code, reason = "mapping a file is unsafe because other processes can change it")]
         let map = unsafe { memmap2::Mmap::map(file)? };
-        Ok(Self { map })
+        Ok(Self {
+            #[cfg(unix)]
+            _listed: lost::Listed::new(&map),
+            map,
+        })
     }
 
     /// Asks the system to read `range` (bytes) soon, in the background. A range outside the file is cut; advice that the

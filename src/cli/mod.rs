@@ -115,6 +115,8 @@ fn with_dsp_path() {
 pub(crate) fn main() -> ExitCode {
     #[cfg(unix)]
     with_dsp_path();
+    #[cfg(unix)]
+    coexec::model::mmap::report_lost_pages();
     let args = match arguments() {
         Ok(args) => args,
         // Help and version are results too.

@@ -8,7 +8,7 @@
 
 use regex_automata::{Anchored, Input, meta, util::syntax};
 use serde::{Deserialize, Deserializer};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use tokenizers::{
     Offsets, PreTokenizedString, PreTokenizer, PreTokenizerWrapper, Result, SplitDelimiterBehavior,
     pattern::{Invert, Pattern},
@@ -19,8 +19,10 @@ use tokenizers::{
 const SPACES_BEFORE: &str = r"\s+(?!\S)";
 /// How the library's `ByteLevel` cuts: GPT-2's expression.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+static GPT2_EXPRESSION: LazyLock<std::result::Result<Arc<Expression>, String>> =
+    LazyLock::new(|| Expression::new(GPT2).map(Arc::new));
 /// Memory of one automaton: classes of Unicode are large.
-const MAX_AUTOMATON_BYTES: usize = 64 << 20;
+const MAX_AUTOMATON_BYTES: usize = 16 << 20;
 /// Steps that the backtracking engine may take to find one piece …
 const MAX_STEPS: usize = 50_000;
 /// … and in texts of this length, once for each such length in them, …
@@ -69,7 +71,8 @@ impl Cutter {
                 if !step.use_regex {
                     return library();
                 }
-                Ok(Self::ByteLevel { expression: Arc::new(Expression::new(GPT2)?), prefix: step.add_prefix_space })
+                let expression = GPT2_EXPRESSION.as_ref().map_err(String::clone)?;
+                Ok(Self::ByteLevel { expression: Arc::clone(expression), prefix: step.add_prefix_space })
             }
             _ => library(),
         }

@@ -137,7 +137,7 @@ impl<I: Iterator<Item = u8>> Recipe<I> {
     }
 
     fn list(&mut self, one: fn(&mut Self) -> Value) -> Vec<Value> {
-        (0..self.pick(40)).map(|_| one(self)).collect()
+        (0..self.pick(12)).map(|_| one(self)).collect()
     }
 
     fn text(&mut self) -> String {

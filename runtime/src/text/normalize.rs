@@ -8,7 +8,7 @@ use super::cut::Expression;
 use super::json;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
-use std::sync::Arc;
+use std::{cell::RefCell, sync::Arc};
 use tokenizers::{NormalizedString, NormalizerWrapper, Offsets, Result, pattern::Pattern};
 
 /// Steps of a normaliser. Those of published models have four at the most.
@@ -83,10 +83,7 @@ fn add(json: &Value, depth: usize, steps: &mut Vec<Step>) -> std::result::Result
             let pattern = match pattern {
                 ReplacePattern::String(text) if text.is_empty() => return Err("normalizer replaces nothing".to_owned()),
                 ReplacePattern::String(text) => Found::Text(text),
-                ReplacePattern::Regex(regex) => {
-                    json::expression(&regex).map_err(|why| format!("normalizer: {why}"))?;
-                    Found::Expression(Arc::new(Expression::new(&regex)?))
-                }
+                ReplacePattern::Regex(regex) => Found::Expression(Arc::new(Expression::new(&regex)?)),
             };
             Step::Replace { pattern, content }
         }
@@ -148,8 +145,29 @@ impl<'de> Deserialize<'de> for Normalizer {
     }
 }
 
+thread_local! {
+    /// Why a text could not be normalised: the library forgets it, and goes on with what the text was until then.
+    static REFUSED: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Does `work`, in which the library normalises texts, and fails where a normaliser did.
+pub(super) fn heeded<T>(work: impl FnOnce() -> std::result::Result<T, String>) -> std::result::Result<T, String> {
+    REFUSED.take();
+    let result = work();
+    match REFUSED.take() {
+        Some(why) => Err(why),
+        None => result,
+    }
+}
+
 impl tokenizers::Normalizer for Normalizer {
     fn normalize(&self, text: &mut NormalizedString) -> Result<()> {
+        self.steps(text).inspect_err(|why| REFUSED.set(Some(why.to_string())))
+    }
+}
+
+impl Normalizer {
+    fn steps(&self, text: &mut NormalizedString) -> Result<()> {
         let most_bytes = text.get_original().len().saturating_mul(MAX_GROWTH).saturating_add(ROOM_BYTES);
         let fits = |bytes: usize| match bytes > most_bytes {
             true => Err(format!("the tokenizer's normalizer makes a text more than {MAX_GROWTH} times as long")),
@@ -158,7 +176,7 @@ impl tokenizers::Normalizer for Normalizer {
         for step in &self.steps {
             let now = text.get().len();
             match step {
-                Step::Library(step) => step.normalize(text)?,
+                Step::Library(step) => tokenizers::Normalizer::normalize(step, text)?,
                 Step::Prepend(prepend) => {
                     fits(now.saturating_add(prepend.len()))?;
                     if now > 0 {

@@ -6,7 +6,12 @@
 //! Used by sessions, the importer (calibration text) and the command line.
 
 use super::{
-    ChatPrompt, TextError, TextStream, cut::Cutter, decoder::Decoder, error::no_panic, json, normalize::Normalizer,
+    ChatPrompt, TextError, TextStream,
+    cut::Cutter,
+    decoder::Decoder,
+    error::no_panic,
+    json,
+    normalize::{Normalizer, heeded},
     stack::with_stack,
 };
 use coexec_model::{TokenId, TokenizerData};
@@ -190,7 +195,7 @@ impl Tokenizer {
         }
         let plain = self.inner.plain.get_or_init(|| Plain::new(&self.inner.library, &self.special_tokens()));
         let whole = if continues { format!("{BEFORE}{text}") } else { text.to_owned() };
-        let work = || plain.library.encode_fast(whole, false).map_err(|e| e.to_string());
+        let work = || heeded(|| plain.library.encode_fast(whole, false).map_err(|e| e.to_string()));
         let encoding = no_panic(work, refused)?;
         let ids = encoding.get_ids().iter().skip(usize::from(continues));
         let made = ids.clone().find(|id| Some(**id) != plain.unknown && self.is_special(TokenId(**id)));
@@ -302,7 +307,7 @@ impl Tokenizer {
 
 impl Inner {
     fn encode(&self, text: &str, add_special: bool) -> Result<Vec<TokenId>, String> {
-        let work = || self.library.encode_fast(text, add_special).map_err(|e| e.to_string());
+        let work = || heeded(|| self.library.encode_fast(text, add_special).map_err(|e| e.to_string()));
         let text_bytes = text.len();
         let encoding = no_panic(work, |cause| TextError::Encode { text_bytes, cause }).map_err(|e| match e {
             TextError::Encode { cause, .. } => cause,

@@ -1,10 +1,13 @@
 //! JSON as Python writes it: `NaN`, `Infinity` and `-Infinity` are numbers there.
 
 use super::SourceError;
+use crate::json::count_values;
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::path::Path;
 
+/// Values of a file. The index of the largest published models has 200 000.
+const MAX_VALUES: usize = 1_000_000;
 /// Python's words for floats that JSON does not have.
 const SPECIAL: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
 
@@ -14,6 +17,10 @@ pub(super) fn json_object(path: &Path, text: &str) -> Result<Map<String, Value>,
     let malformed = |reason: String| SourceError::malformed(path, "JSON", reason);
     if text.starts_with("version https://git-lfs") {
         return Err(malformed("a Git LFS pointer, not the file itself: fetch it with git lfs pull".to_owned()));
+    }
+    let count = count_values(text);
+    if count > MAX_VALUES {
+        return Err(malformed(format!("{count} values, more than the {MAX_VALUES} allowed")));
     }
     let value = serde_json::from_str(text).or_else(|e| match quote_special_floats(text) {
         Cow::Owned(quoted) => serde_json::from_str(&quoted),

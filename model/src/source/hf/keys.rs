@@ -6,6 +6,9 @@ use super::SourceError;
 use crate::TokenId;
 use serde_json::{Map, Value};
 
+/// Tokens of a list that end a text.
+const MAX_END_TOKENS: usize = 1000;
+
 /// A JSON object whose values are read by type; null is absence unless a method says otherwise.
 pub(super) struct Keys<'a> {
     pub(super) check: Checker<'a>,
@@ -71,16 +74,24 @@ impl<'a> Keys<'a> {
             Some(Value::Array(list)) => list.as_slice(),
             Some(one) => std::slice::from_ref(one),
         };
-        let mut tokens = Vec::new();
-        for value in list {
+        let (mut tokens, mut wrong) = (Vec::new(), 0);
+        for value in list.iter().take(MAX_END_TOKENS) {
             match value.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|id| *id < vocab_size) {
                 Some(id) if !tokens.contains(&TokenId(id)) => tokens.push(TokenId(id)),
                 Some(_) => {}
-                None => {
+                None if wrong < 8 => {
+                    wrong += 1;
                     let value = shorten(&value.to_string());
                     self.warn(format_args!("`{key}`: {value} is no token of a vocabulary of {vocab_size}: left out"));
                 }
+                None => wrong += 1,
             }
+        }
+        if list.len() > MAX_END_TOKENS || wrong > 8 {
+            let (count, wrong) = (list.len(), wrong.max(8) - 8);
+            self.warn(format_args!(
+                "`{key}`: {count} values, of which the first {MAX_END_TOKENS} count; {wrong} more of them are left out"
+            ));
         }
         tokens
     }

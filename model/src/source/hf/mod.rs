@@ -30,9 +30,9 @@ use std::path::Path;
 /// Types of safetensors that can be read.
 const SUPPORTED: &[Encoding] = &[Encoding::F32, Encoding::F16, Encoding::Bf16];
 /// Largest JSON file besides the tokenizer that is read.
-const MAX_JSON_BYTES: u64 = 64 << 20;
+const MAX_JSON_BYTES: u64 = 32 << 20;
 /// Largest `tokenizer.json` that is read.
-const MAX_TOKENIZER_BYTES: u64 = 512 << 20;
+const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
 
 /// Opens a Hugging Face directory.
 ///

@@ -3,6 +3,7 @@
 use super::super::settings::shorten;
 use super::special_tokens::{self, SpecialTokens};
 use super::{MAX_JSON_BYTES, MAX_TOKENIZER_BYTES, SourceError, json_object, read_optional, tokenizer_kinds};
+use crate::json::count_values;
 use crate::{DecoderConfig, TokenId, TokenizerData};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -11,9 +12,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Largest chat template.
-const MAX_TEMPLATE_BYTES: u64 = 4 << 20;
+const MAX_TEMPLATE_BYTES: u64 = 512 << 10;
 /// Templates in `additional_chat_templates/`.
 const MAX_TEMPLATES: usize = 256;
+/// Values of a `tokenizer.json`: a vocabulary of 262 144 tokens with its merges has two million.
+const MAX_TOKENIZER_VALUES: usize = 4_000_000;
 /// Tokenizer classes of transformers that add BOS unless told otherwise, whatever `tokenizer.json` says.
 const ADD_BOS_BY_DEFAULT: &[&str] =
     &["LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTokenizer", "CodeLlamaTokenizerFast"];
@@ -22,6 +25,10 @@ const ADD_BOS_BY_DEFAULT: &[&str] =
 pub(super) fn read(dir: &Path, config: &mut DecoderConfig) -> Result<TokenizerData, SourceError> {
     let path = dir.join("tokenizer.json");
     let tokenizer_json = read_optional(&path, MAX_TOKENIZER_BYTES)?;
+    if let Some(count) = tokenizer_json.as_deref().map(count_values).filter(|count| *count > MAX_TOKENIZER_VALUES) {
+        let reason = format!("{count} values, more than the {MAX_TOKENIZER_VALUES} allowed");
+        return Err(SourceError::malformed(&path, "tokenizer.json", reason));
+    }
     let settings_path = dir.join("tokenizer_config.json");
     let settings = match read_optional(&settings_path, MAX_JSON_BYTES)? {
         Some(text) => json_object(&settings_path, &text)?,
