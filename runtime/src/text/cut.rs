@@ -28,7 +28,7 @@ const MAX_STEPS: usize = 50_000;
 /// … and in texts of this length, once for each such length in them, …
 const LONG_BYTES: usize = 4096;
 /// … where a run may be long.
-const MAX_LONG_STEPS: usize = 100_000_000;
+const MAX_LONG_STEPS: usize = 20_000_000;
 
 /// A pre-tokenizer of `tokenizer.json`.
 #[derive(Clone, Debug)]
