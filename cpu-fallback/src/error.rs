@@ -14,6 +14,9 @@ pub enum CpuError {
         /// Elements given.
         got: usize,
     },
+    /// There is no memory for rows or weights.
+    #[error(transparent)]
+    Memory(#[from] coexec_model::memory::OutOfMemory),
     /// An argument has a value that makes no sense.
     #[error("{what}: {value} is not usable: {why}")]
     Argument {

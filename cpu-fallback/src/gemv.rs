@@ -14,6 +14,7 @@ use crate::{
 use coexec_model::{
     align::AlignedBytes,
     layout::{PANEL_ROWS, panel_layout},
+    memory,
 };
 use parking_lot::Mutex;
 
@@ -142,7 +143,7 @@ fn tiles_swiglu(
 ) -> Result<(), CpuError> {
     let (m, ffn) = (input.rows(), w.n / 2);
     let mut gate_up = std::mem::take(&mut scratch.gate_up);
-    gate_up.resize(m * w.n, 0.0);
+    memory::resize(&mut gate_up, m * w.n, 0.0, "gate and up")?;
     let result = few_rows(ctx, w, input, &mut gate_up, Output::Store, scratch);
     if result.is_ok() {
         for_each_unit(ctx, out, (m, ffn), PANEL_ROWS, TAKE_ACT_PANELS, &|_, mut block| {

@@ -71,7 +71,7 @@ impl I8Panels {
                 why: "a matrix that fits memory",
             });
         };
-        Ok(Self { n, k, bytes: AlignedBytes::zeroed(bytes), row_sums: vec![0; rows] })
+        Ok(Self { n, k, bytes: AlignedBytes::try_zeroed(bytes, "INT8 weights")?, row_sums: vec![0; rows] })
     }
 
     fn set_row(&mut self, row: usize, codes: &[i8]) {

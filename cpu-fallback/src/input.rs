@@ -5,9 +5,9 @@ use crate::{
     error::check_len,
     kernels::for_each_item,
     linear::FEW_ROWS,
-    quant::{QuantPart, QuantRows},
+    quant::{QuantPart, QuantRows, QuantSlices},
 };
-use coexec_model::WeightFormat;
+use coexec_model::{WeightFormat, memory};
 use parking_lot::Mutex;
 
 /// Elements of a part: some tens of microseconds of work.
@@ -71,10 +71,13 @@ impl LinearInput {
     }
 
     /// Room for `m` quantised rows of `k`, a multiple of 32: codes, scales and sums.
-    pub(crate) fn quant_mut(&mut self, m: usize, k: usize) -> (&mut [i8], &mut [f32], &mut [i32]) {
+    ///
+    /// # Errors
+    /// [`CpuError::Memory`].
+    pub(crate) fn quant_mut(&mut self, m: usize, k: usize) -> Result<QuantSlices<'_>, CpuError> {
         (self.m, self.k, self.integer) = (m, k, true);
-        self.quant.resize(m, k);
-        self.quant.all_mut()
+        self.quant.resize(m, k)?;
+        Ok(self.quant.all_mut())
     }
 
     pub(crate) fn floats(&self) -> &[f32] {
@@ -88,8 +91,7 @@ impl LinearInput {
     pub fn copy(&mut self, ctx: &Ctx<'_>, format: WeightFormat, x: &[f32], k: usize) -> Result<(), CpuError> {
         let m = x.len().checked_div(k).unwrap_or(0);
         check_len("LinearInput: x [m, k]", m.checked_mul(k), x.len())?;
-        self.make(ctx, format, (m, k), None, &|r, _, out| out.copy_from_slice(&x[r * k..(r + 1) * k]));
-        Ok(())
+        self.make(ctx, format, (m, k), None, &|r, _, out| out.copy_from_slice(&x[r * k..(r + 1) * k]))
     }
 
     /// RMSNorm of each row of `x [m, gain.len()]`, as [`crate::rms_norm()`].
@@ -108,8 +110,7 @@ impl LinearInput {
         check_len("LinearInput: x [m, hidden]", m.checked_mul(k), x.len())?;
         self.make(ctx, format, (m, k), None, &|r, _, out| {
             ctx.kernels.rms_norm(&x[r * k..(r + 1) * k], gain, eps, out);
-        });
-        Ok(())
+        })
     }
 
     /// `x += y`, both `[m, gain.len()]`, then RMSNorm of each row.
@@ -133,8 +134,7 @@ impl LinearInput {
                 *x += y;
             }
             ctx.kernels.rms_norm(x, gain, eps, out);
-        });
-        Ok(())
+        })
     }
 
     /// `silu(gate) · up` of each row of `gate_up [m, 2 · k]` (gate, then up), as [`crate::silu_mul`].
@@ -147,8 +147,7 @@ impl LinearInput {
         self.make(ctx, format, (m, k), None, &|r, _, out| {
             let (gate, up) = gate_up[r * 2 * k..(r + 1) * 2 * k].split_at(k);
             ctx.kernels.silu_mul(gate, up, out);
-        });
-        Ok(())
+        })
     }
 
     /// Makes `m` rows of `k`; `x [m, k]` are rows that `make` may change.
@@ -159,10 +158,10 @@ impl LinearInput {
         (m, k): (usize, usize),
         x: Option<&mut [f32]>,
         make: &MakeRow<'_>,
-    ) {
+    ) -> Result<(), CpuError> {
         (self.m, self.k, self.integer) = (m, k, format.is_integer());
         if m == 0 || k == 0 {
-            return;
+            return Ok(());
         }
         let few = m <= FEW_ROWS;
         let step = if few { m } else { (ELEMS_PER_PART / k).clamp(1, m.div_ceil(ctx.lanes.max(1))) };
@@ -190,10 +189,10 @@ impl LinearInput {
         let mut xs = x.into_iter().flat_map(|x| x.chunks_mut(step * k));
         let mut part = |to| Part { x: xs.next().unwrap_or_default(), to };
         let (quant, floats) = if self.integer {
-            self.quant.resize(m, k);
+            self.quant.resize(m, k)?;
             (Some(self.quant.parts(step)), None)
         } else {
-            self.floats.resize(m * k, 0.0);
+            memory::resize(&mut self.floats, m * k, 0.0, "rows of activations")?;
             (None, Some(self.floats.chunks_mut(step * k)))
         };
         let quant = quant.into_iter().flatten().map(Rows::Quant);
@@ -205,5 +204,6 @@ impl LinearInput {
             let mut parts: Vec<_> = parts.collect();
             for_each_item(ctx.pool, ctx.lanes, &mut parts, &run);
         }
+        Ok(())
     }
 }

@@ -87,7 +87,7 @@ pub fn linear_rows(
     check_len("linear: y [m, rows]", m.checked_mul(rows.len()), y.len())?;
     let LinearScratch { quant, tiles, .. } = scratch;
     let x = if w.format.is_integer() && m > 0 && w.k > 0 && !rows.is_empty() {
-        quant.quantize(ctx, x, m, w.k);
+        quant.quantize(ctx, x, m, w.k)?;
         Rows::Quant(quant.view())
     } else {
         Rows::Floats(x)

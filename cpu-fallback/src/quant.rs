@@ -7,7 +7,10 @@ use crate::{
     Ctx, Kernels,
     kernels::{QuantView, for_each_item},
 };
-use coexec_model::layout::{GROUP, padded_k};
+use coexec_model::{
+    layout::{GROUP, padded_k},
+    memory::{self, OutOfMemory},
+};
 
 /// Groups whose largest magnitude is below this are stored as zeros: their scale would not be a normal float.
 pub const GROUP_ABSMAX_MIN: f32 = f32::MIN_POSITIVE * 128.0;
@@ -48,18 +51,25 @@ impl QuantPart<'_> {
     }
 }
 
+/// Codes, scales and sums of rows.
+pub(crate) type QuantSlices<'a> = (&'a mut [i8], &'a mut [f32], &'a mut [i32]);
+
 impl QuantRows {
     /// Makes room for `m` rows of `k`, whose contents are then anything.
-    pub(crate) fn resize(&mut self, m: usize, k: usize) {
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub(crate) fn resize(&mut self, m: usize, k: usize) -> Result<(), OutOfMemory> {
+        const WHAT: &str = "quantised activations";
         let (k_pad, groups) = (padded_k(k), padded_k(k) / GROUP);
         self.k_pad = k_pad;
-        self.codes.resize(m * k_pad, 0);
-        self.scales.resize(m * groups, 0.0);
-        self.sums.resize(m * groups, 0);
+        memory::resize(&mut self.codes, m * k_pad, 0, WHAT)?;
+        memory::resize(&mut self.scales, m * groups, 0.0, WHAT)?;
+        memory::resize(&mut self.sums, m * groups, 0, WHAT)
     }
 
     /// Codes, scales and sums of all rows.
-    pub(crate) fn all_mut(&mut self) -> (&mut [i8], &mut [f32], &mut [i32]) {
+    pub(crate) fn all_mut(&mut self) -> QuantSlices<'_> {
         (&mut self.codes, &mut self.scales, &mut self.sums)
     }
 
@@ -73,10 +83,13 @@ impl QuantRows {
     }
 
     /// Quantises `x [m, k]`.
-    pub(crate) fn quantize(&mut self, ctx: &Ctx<'_>, x: &[f32], m: usize, k: usize) {
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub(crate) fn quantize(&mut self, ctx: &Ctx<'_>, x: &[f32], m: usize, k: usize) -> Result<(), OutOfMemory> {
         /// Rows that a thread takes at once.
         const STEP: usize = 8;
-        self.resize(m, k);
+        self.resize(m, k)?;
         let set = |first: usize, part: &mut QuantPart<'_>| {
             for i in 0..part.rows() {
                 let r = first + i;
@@ -85,10 +98,11 @@ impl QuantRows {
         };
         if m == 1 || ctx.lanes <= 1 {
             self.parts(m.max(1)).for_each(|mut part| set(0, &mut part));
-            return;
+            return Ok(());
         }
         let mut parts: Vec<_> = self.parts(STEP).collect();
         for_each_item(ctx.pool, ctx.lanes, &mut parts, &|index, _, part| set(index * STEP, part));
+        Ok(())
     }
 
     /// The rows, `[m]`.

@@ -48,7 +48,7 @@ pub fn linear_swiglu(
     if !fused {
         let mut bytes = std::mem::take(&mut scratch.gate_up);
         if bytes.len() < m * w.n * 4 {
-            bytes = AlignedBytes::zeroed(m * w.n * 4);
+            bytes = AlignedBytes::try_zeroed(m * w.n * 4, "gate and up")?;
         }
         let gate_up: &mut [f32] = bytemuck::cast_slice_mut(&mut bytes.as_mut_slice()[..m * w.n * 4]);
         linear::linear_input(ctx, w, x, gate_up, scratch)?;
@@ -58,7 +58,7 @@ pub fn linear_swiglu(
     }
     check_len("linear_swiglu: x [m, k]", Some(w.k), x.k())?;
     let rows = linear::rows_of(w, x)?;
-    let quant = out.quant_mut(m, k);
+    let quant = out.quant_mut(m, k)?;
     let blocks = m.div_ceil(MAX_ROWS);
     let row_step = m.div_ceil(blocks).next_multiple_of(6);
     let grid =

@@ -1,6 +1,8 @@
 //! Byte buffers on a 64-byte boundary, so that panels can be viewed as `f32`, `f16` or whole SIMD registers; large ones on huge
 //! pages.
 
+use crate::memory::{self, OutOfMemory};
+
 /// One cache line.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
@@ -41,12 +43,28 @@ impl Clone for AlignedBytes {
 }
 
 impl AlignedBytes {
-    /// A buffer of `len_bytes` zeros.
+    /// A buffer of `len_bytes` zeros, of a size that nobody outside decides: see [`Self::try_zeroed`].
+    ///
+    /// # Panics
+    /// When the system has no such memory.
     #[must_use]
     pub fn zeroed(len_bytes: usize) -> Self {
-        let memory = if len_bytes >= MAPPED_MIN_BYTES { mapped(len_bytes) } else { None };
-        let memory = memory.unwrap_or_else(|| Memory::Lines(vec![Line([0; 64]); len_bytes.div_ceil(64)]));
-        Self { memory, len_bytes }
+        Self::try_zeroed(len_bytes, "a buffer").unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// A buffer of `len_bytes` zeros, for `what`.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn try_zeroed(len_bytes: usize, what: &'static str) -> Result<Self, OutOfMemory> {
+        if len_bytes >= MAPPED_MIN_BYTES
+            && let Some(memory) = mapped(len_bytes)
+        {
+            memory::ask(len_bytes, what)?;
+            return Ok(Self { memory, len_bytes });
+        }
+        let lines = memory::filled(len_bytes.div_ceil(64), Line([0; 64]), what)?;
+        Ok(Self { memory: Memory::Lines(lines), len_bytes })
     }
 
     /// A copy of `bytes`.

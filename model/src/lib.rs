@@ -18,6 +18,7 @@ pub mod format;
 pub mod json;
 pub mod layout;
 mod limits;
+pub mod memory;
 pub mod mmap;
 pub mod output;
 pub mod packed;

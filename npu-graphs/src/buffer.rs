@@ -14,7 +14,7 @@
 //! are nothing, on rpcmem/ION memory the device's [`HostMemory`] does what the cache mode needs.
 
 use crate::NpuError;
-use coexec_model::align::AlignedBytes;
+use coexec_model::{align::AlignedBytes, memory::OutOfMemory};
 use parking_lot::{ArcRwLockReadGuard, ArcRwLockWriteGuard, RawRwLock, RwLock};
 use std::{any::Any, fmt, ops::Deref, ops::DerefMut, sync::Arc};
 
@@ -79,9 +79,11 @@ impl NpuBuffer {
     }
 
     /// A zeroed buffer in ordinary memory, 64-byte aligned.
-    #[must_use]
-    pub fn heap(len_bytes: usize) -> Self {
-        Self::new(Box::new(AlignedBytes::zeroed(len_bytes)))
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn heap(len_bytes: usize) -> Result<Self, OutOfMemory> {
+        Ok(Self::new(Box::new(AlignedBytes::try_zeroed(len_bytes, "a buffer of the NPU")?)))
     }
 
     /// Size in bytes.
@@ -204,9 +206,9 @@ mod tests {
 
     #[test]
     fn states_are_exclusive() {
-        let buffer = NpuBuffer::heap(3);
+        let buffer = NpuBuffer::heap(3).unwrap();
         let twin = buffer.clone();
-        assert!(buffer.same_as(&twin) && !buffer.same_as(&NpuBuffer::heap(3)));
+        assert!(buffer.same_as(&twin) && !buffer.same_as(&NpuBuffer::heap(3).unwrap()));
         let mut w = buffer.write().expect("free");
         w.copy_from_slice(&[1, 2, 3]);
         assert!(matches!(twin.read(), Err(NpuError::BufferBusy { .. })));

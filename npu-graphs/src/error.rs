@@ -7,6 +7,9 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NpuError {
+    /// There is no memory for a buffer.
+    #[error(transparent)]
+    Memory(#[from] coexec_model::memory::OutOfMemory),
     /// The spec itself is wrong.
     #[error("graph spec: {0}")]
     Spec(#[from] SpecError),

@@ -152,7 +152,7 @@ impl NpuDevice for SimDevice {
             let device = self.shared.profile.device.clone();
             return Err(NpuError::BufferTooLarge { device, len_bytes, limit_bytes });
         }
-        Ok(NpuBuffer::heap(len_bytes))
+        Ok(NpuBuffer::heap(len_bytes)?)
     }
 }
 

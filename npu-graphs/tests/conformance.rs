@@ -272,7 +272,7 @@ fn one_buffer_cannot_be_input_and_output() {
     for subject in devices() {
         let case = Case::random(&mut Rng::new(7), (4, 32, 32), Dtype::U8, WeightEncoding::PerChannelI8);
         let context = case.prepare(&*subject.device).expect("prepares");
-        let buffer = NpuBuffer::heap(4 * 32);
+        let buffer = NpuBuffer::heap(4 * 32).unwrap();
         let bound = Bindings { inputs: vec![buffer.clone()], outputs: vec![buffer] };
         let id = context.graph("linear").expect("is there");
         assert!(matches!(context.submit(id, &bound), Err(NpuError::BufferBusy { .. })));

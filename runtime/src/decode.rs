@@ -6,7 +6,7 @@
 
 use crate::{RuntimeError, kv::KvCache, layer, layer::QkvBuffers, model::Model, weights::Weight};
 use coexec_cpu::{Ctx, LinearInput, Output, TileScratch, few_rows, few_rows_swiglu};
-use coexec_model::{LinearKind, layout::PANEL_ROWS};
+use coexec_model::{LinearKind, layout::PANEL_ROWS, memory};
 
 /// Most tokens of one step.
 pub use coexec_cpu::gemv::MAX_ROWS;
@@ -74,7 +74,7 @@ fn layer_step(
 
     b.input.norm(ctx, gate_up.format(), &b.x, view.ffn_norm, eps)?;
     if (gate_up.n() / 2).is_multiple_of(PANEL_ROWS) {
-        b.inner.resize(b.ids.len() * gate_up.n() / 2, 0.0);
+        memory::resize(&mut b.inner, b.ids.len() * gate_up.n() / 2, 0.0, "activations")?;
         few_rows_swiglu(ctx, &gate_up.panels(), &b.input, &mut b.inner, &mut b.tiles)?;
     } else {
         linear(ctx, gate_up, &b.input, b.ids.len(), &mut b.joined, &mut b.tiles)?;
@@ -98,6 +98,6 @@ fn linear(
     y: &mut Vec<f32>,
     tiles: &mut TileScratch,
 ) -> Result<(), RuntimeError> {
-    y.resize(m * w.n(), 0.0);
+    memory::resize(y, m * w.n(), 0.0, "activations")?;
     Ok(few_rows(ctx, &w.panels(), input, y, Output::Store, tiles)?)
 }

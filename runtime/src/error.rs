@@ -21,6 +21,9 @@ pub enum RuntimeError {
     /// Sampler options or logits.
     #[error(transparent)]
     Sampler(#[from] crate::sampler::SamplerError),
+    /// The system has no memory for this; what needs less works as before.
+    #[error(transparent)]
+    Memory(#[from] coexec_model::memory::OutOfMemory),
     /// A CPU operation.
     #[error(transparent)]
     Cpu(#[from] coexec_cpu::CpuError),

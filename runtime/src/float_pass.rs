@@ -46,7 +46,7 @@ impl FloatTensor {
     pub fn read(source: &dyn ModelSource, name: TensorName, cancel: &CancelToken) -> Result<Self, RuntimeError> {
         let (n, k) = shape(source, name)?;
         let panel_bytes = layout::panel_layout(Self::FORMAT, k).bytes;
-        let mut bytes = AlignedBytes::zeroed(panel_bytes * layout::panels(n));
+        let mut bytes = AlignedBytes::try_zeroed(panel_bytes * layout::panels(n), "float weights")?;
         let mut rows = Vec::new();
         let mut panels = bytes.as_mut_slice().chunks_exact_mut(panel_bytes);
         for first in (0..n).step_by(block_rows(k)) {
@@ -409,7 +409,7 @@ impl<'a> FloatPass<'a> {
         let (mut x, mut input, mut inner) =
             (std::mem::take(&mut self.x), std::mem::take(&mut self.input), std::mem::take(&mut self.inner));
         let mut kv = KvCache::with_layers(&config, KvDtype::F32, 1);
-        kv.reserve(self.windows.first().copied().unwrap_or(0));
+        kv.reserve(self.windows.first().copied().unwrap_or(0))?;
         let (mut buffers, mut rows) = (QkvBuffers::default(), Vec::new());
 
         view.attn_in(&self.ctx(), &x, &mut input)?;

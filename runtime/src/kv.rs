@@ -7,7 +7,7 @@
 
 use crate::RuntimeError;
 use coexec_cpu::{KvSegment, KvSegmentMut, KvSegments, KvSegmentsMut, KvShape, PAGE_TOKENS, SEGMENT_TOKENS};
-use coexec_model::{DecoderConfig, align::AlignedBytes};
+use coexec_model::{DecoderConfig, align::AlignedBytes, memory::OutOfMemory};
 use parking_lot::RwLock;
 
 pub use coexec_cpu::KvDtype;
@@ -67,11 +67,16 @@ impl KvCache {
     }
 
     /// Makes room for positions `0 .. tokens`.
-    pub fn reserve(&mut self, tokens: usize) {
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]; there is then room for as many positions as before, or more.
+    pub fn reserve(&mut self, tokens: usize) -> Result<(), OutOfMemory> {
         while self.slabs.len() * self.places.segments * SEGMENT_TOKENS < tokens {
-            self.slabs.push(RwLock::new(AlignedBytes::zeroed(self.places.slab_bytes())));
+            let slab = AlignedBytes::try_zeroed(self.places.slab_bytes(), "keys and values")?;
+            self.slabs.push(RwLock::new(slab));
         }
         self.tokens = self.tokens.max(tokens.next_multiple_of(PAGE_TOKENS));
+        Ok(())
     }
 
     /// Frees the slabs past position `tokens`.
@@ -159,7 +164,7 @@ mod tests {
         let config = coexec_model::random::named_config("qwen2.5-0.5b").expect("a known shape");
         let mut cache = KvCache::with_layers(&config, KvDtype::F16, 2);
         let per_slab = cache.places.segments;
-        cache.reserve(3 * per_slab * SEGMENT_TOKENS);
+        cache.reserve(3 * per_slab * SEGMENT_TOKENS).unwrap();
         let layer = cache.layer(1);
         let place = |data: &KvSegment<'_>| match data.v {
             KvSlice::F16(values) => (values.as_ptr(), values.len()),

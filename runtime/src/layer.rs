@@ -3,7 +3,7 @@
 
 use crate::{RuntimeError, kv::KvCache, model::Model};
 use coexec_cpu::{AttnShape, Ctx, LinearInput, LinearScratch, RopeTable};
-use coexec_model::{DecoderConfig, LinearKind, WeightFormat};
+use coexec_model::{DecoderConfig, LinearKind, WeightFormat, memory};
 use std::sync::Arc;
 
 /// Everything of a layer but its four linears.
@@ -31,7 +31,7 @@ impl LayerView<'_> {
     /// # Errors
     /// When `x` is not whole rows.
     pub fn attn_in(&self, ctx: &Ctx<'_>, x: &[f32], out: &mut Vec<f32>) -> Result<(), RuntimeError> {
-        out.resize(x.len(), 0.0);
+        memory::resize(out, x.len(), 0.0, "activations")?;
         Ok(coexec_cpu::rms_norm(ctx, x, self.attn_norm, self.config.rms_norm_eps, out)?)
     }
 
@@ -40,7 +40,7 @@ impl LayerView<'_> {
     /// # Errors
     /// When `x` is not whole rows.
     pub fn ffn_in(&self, ctx: &Ctx<'_>, x: &[f32], out: &mut Vec<f32>) -> Result<(), RuntimeError> {
-        out.resize(x.len(), 0.0);
+        memory::resize(out, x.len(), 0.0, "activations")?;
         Ok(coexec_cpu::rms_norm(ctx, x, self.ffn_norm, self.config.rms_norm_eps, out)?)
     }
 
@@ -84,9 +84,9 @@ impl LayerView<'_> {
         let (qs, ks) = (c.q_size(), c.kv_size());
         let m = qkv.len() / c.qkv_size();
         let QkvBuffers { q, k, v } = buffers;
-        q.resize(m * qs, 0.0);
-        k.resize(m * ks, 0.0);
-        v.resize(m * ks, 0.0);
+        memory::resize(q, m * qs, 0.0, "activations")?;
+        memory::resize(k, m * ks, 0.0, "activations")?;
+        memory::resize(v, m * ks, 0.0, "activations")?;
         coexec_cpu::split_rows(ctx, qkv, self.qkv_bias, [qs, ks, ks], [&mut *q, &mut *k, &mut *v])?;
         if let (Some(q_norm), Some(k_norm)) = (self.q_norm, self.k_norm) {
             coexec_cpu::rms_norm_heads(ctx, q, q_norm, c.rms_norm_eps)?;
@@ -111,7 +111,7 @@ impl LayerView<'_> {
         out: &mut Vec<f32>,
     ) -> Result<(), RuntimeError> {
         let c = self.config;
-        out.resize(q.len(), 0.0);
+        memory::resize(out, q.len(), 0.0, "activations")?;
         let shape = AttnShape {
             heads: c.num_attention_heads as usize,
             kv_heads: c.num_key_value_heads as usize,
@@ -127,7 +127,7 @@ impl LayerView<'_> {
     /// # Errors
     /// When `gate_up` is not whole rows.
     pub fn act(&self, ctx: &Ctx<'_>, gate_up: &[f32], out: &mut Vec<f32>) -> Result<(), RuntimeError> {
-        out.resize(gate_up.len() / 2, 0.0);
+        memory::resize(out, gate_up.len() / 2, 0.0, "activations")?;
         Ok(coexec_cpu::silu_mul_rows(ctx, gate_up, self.config.intermediate_size as usize, out)?)
     }
 }
@@ -165,7 +165,7 @@ pub fn cpu_linear(
 ) -> Result<(), RuntimeError> {
     let w = model.linear(layer, kind);
     let m = x.len() / w.k();
-    y.resize(m * w.n(), 0.0);
+    memory::resize(y, m * w.n(), 0.0, "activations")?;
     Ok(coexec_cpu::linear(ctx, &w.panels(), x, m, y, scratch)?)
 }
 
@@ -174,7 +174,7 @@ pub fn cpu_linear(
 /// # Errors
 /// When a weight tile is damaged.
 pub fn embed(model: &Model, ids: &[u32], out: &mut Vec<f32>) -> Result<(), RuntimeError> {
-    out.resize(ids.len() * model.config().hidden_size as usize, 0.0);
+    memory::resize(out, ids.len() * model.config().hidden_size as usize, 0.0, "activations")?;
     Ok(coexec_cpu::embed_rows(&model.embed().panels(), ids, out)?)
 }
 
@@ -190,10 +190,10 @@ pub fn head(
     s: &mut ForwardScratch,
 ) -> Result<(), RuntimeError> {
     let c = model.config();
-    s.input.resize(x.len(), 0.0);
+    memory::resize(&mut s.input, x.len(), 0.0, "activations")?;
     coexec_cpu::rms_norm(ctx, x, model.norm(), c.rms_norm_eps, &mut s.input)?;
     let w = model.head();
     let m = x.len() / w.k();
-    logits.resize(m * w.n(), 0.0);
+    memory::resize(logits, m * w.n(), 0.0, "logits")?;
     Ok(coexec_cpu::linear(ctx, &w.panels(), &s.input, m, logits, &mut s.linear)?)
 }

@@ -87,7 +87,7 @@ impl Session {
         let all_logits = options.logits == LogitsWanted::All;
         let start_pos = self.tokens.len();
         inner.model.reserve_positions(start_pos + tokens.len())?;
-        self.kv.reserve(start_pos + tokens.len());
+        self.kv.reserve(start_pos + tokens.len())?;
         let ids: Vec<u32> = tokens.iter().map(|t| t.0).collect();
         let mut trouble = Trouble::default();
         // Ends: every failure brings the NPU in use closer to being given up, and the CPU has none.
@@ -174,7 +174,7 @@ impl Session {
         let ctx = Ctx { kernels: inner.kernels, pool: &inner.pool, lanes: inner.pool.threads() };
         let pos = self.tokens.len();
         inner.model.reserve_positions(pos + tokens.len())?;
-        self.kv.reserve(pos + tokens.len());
+        self.kv.reserve(pos + tokens.len())?;
         let logits =
             decode::step(&ctx, &inner.model, tokens.iter().map(|t| t.0), pos, &self.kv, &mut self.decode_buffers)?;
         self.tokens.extend_from_slice(tokens);

@@ -251,7 +251,7 @@ impl TileSource for Weight {
         let fail = |e: coexec_model::packed::PackedError| TileError { message: e.to_string() };
         let raw_bytes = self.file.tile(&self.entry, index).map_err(fail)?.raw_bytes;
         if scratch.len() != raw_bytes {
-            *scratch = AlignedBytes::zeroed(raw_bytes);
+            *scratch = AlignedBytes::try_zeroed(raw_bytes, "a tile of weights").map_err(|e| fail(e.into()))?;
         }
         self.file.read_tile(&self.entry, index, scratch.as_mut_slice()).map_err(fail)?;
         self.counters.decompressed(raw_bytes);

@@ -51,7 +51,8 @@ impl PackedSource {
             bytes = if bytes.len() == entry.tile_raw_bytes(tile) {
                 bytes
             } else {
-                AlignedBytes::zeroed(entry.tile_raw_bytes(tile))
+                AlignedBytes::try_zeroed(entry.tile_raw_bytes(tile), "a tile of weights")
+                    .map_err(crate::packed::PackedError::from)?
             };
             self.0.read_tile(entry, tile, bytes.as_mut_slice())?;
             let of_tile = entry.tile_rows(tile);

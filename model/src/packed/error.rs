@@ -7,6 +7,9 @@ use std::{io, path::PathBuf};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PackedError {
+    /// There is no memory for what is to be read.
+    #[error(transparent)]
+    Memory(#[from] crate::memory::OutOfMemory),
     /// The system refused a file operation.
     #[error("cannot {action} {path}: {source}{hint}", path = path.display())]
     Io {

@@ -331,7 +331,7 @@ impl PackedFile {
             tensor: entry.name,
             reason: "is an entry of another file".to_owned(),
         })?;
-        let mut out = AlignedBytes::zeroed(entry.raw_bytes());
+        let mut out = AlignedBytes::try_zeroed(entry.raw_bytes(), "a tensor's weights")?;
         let mut rest = out.as_mut_slice();
         for i in 0..entry.tiles {
             let (tile, after) = rest.split_at_mut(entry.tile_raw_bytes(i));

@@ -316,6 +316,9 @@ impl NpuDevice for QnnDevice {
             return Err(NpuError::BufferTooLarge { device, len_bytes, limit_bytes });
         }
         let memory = self.shared.rpcmem.as_ref().and_then(|rpcmem| rpcmem.allocate(len_bytes));
-        Ok(memory.map_or_else(|| NpuBuffer::heap(len_bytes), |memory| NpuBuffer::new(Box::new(memory))))
+        Ok(match memory {
+            Some(memory) => NpuBuffer::new(Box::new(memory)),
+            None => NpuBuffer::heap(len_bytes)?,
+        })
     }
 }

@@ -217,7 +217,7 @@ impl NpuDevice for RemoteDevice {
             let device = self.hello.profile.device.clone();
             return Err(NpuError::BufferTooLarge { device, len_bytes, limit_bytes });
         }
-        Ok(NpuBuffer::heap(len_bytes))
+        Ok(NpuBuffer::heap(len_bytes)?)
     }
 }
 

@@ -103,7 +103,9 @@ impl TileSource for FloatTiles<'_> {
         let format = WeightFormat::F32;
         let (per_tile, panel_bytes) = (panels_per_tile(format, self.k), panel_layout(format, self.k).bytes);
         let (first, all) = (index * per_tile, panels(self.n));
-        *scratch = AlignedBytes::zeroed(per_tile.min(all.saturating_sub(first)) * panel_bytes);
+        let bytes = per_tile.min(all.saturating_sub(first)) * panel_bytes;
+        *scratch =
+            AlignedBytes::try_zeroed(bytes, "a tile of weights").map_err(|e| TileError { message: e.to_string() })?;
         let mut floats = vec![0.0; PANEL_ROWS * self.k];
         for (panel, out) in (first..).zip(scratch.as_mut_slice().chunks_exact_mut(panel_bytes)) {
             let start = panel * PANEL_ROWS;

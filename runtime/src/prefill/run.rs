@@ -14,7 +14,7 @@ use crate::{
     shadow::{Join, OutputPart, ShadowRows},
 };
 use coexec_cpu::{CodeWidth, Ctx, Kernels, Pool};
-use coexec_model::{LayerIdx, LinearCalibration, LinearKind, Treatment, WeightFormat};
+use coexec_model::{LayerIdx, LinearCalibration, LinearKind, Treatment, WeightFormat, memory};
 use coexec_scheduler::{CancelToken, Driver, Executor, Policy, RunError, RunReport, TaskId};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -112,7 +112,15 @@ impl Runner<'_> {
             }
             other => RuntimeError::Schedule(other.to_string()),
         })?;
-        let logits = execution.buffers.iter().flat_map(|b| std::mem::take(&mut b.main.lock().logits)).collect();
+        let mut logits = Vec::new();
+        for part in execution.buffers.iter().map(|b| std::mem::take(&mut b.main.lock().logits)) {
+            if logits.is_empty() {
+                logits = part;
+            } else {
+                memory::reserve(&mut logits, part.len(), "logits")?;
+                logits.extend_from_slice(&part);
+            }
+        }
         Ok(RunOutcome {
             logits,
             shadow: execution.shadow.finish(self.plan, &report),
@@ -290,7 +298,7 @@ impl Execution<'_> {
             LinearKind::Qkv => ready,
         };
         let output = &mut outputs[kind.index()];
-        output.resize(ready.rows() * w.n(), 0.0);
+        memory::resize(output, ready.rows() * w.n(), 0.0, "activations")?;
         Ok(coexec_cpu::linear_input(&ctx, &w.panels(), ready, output, linear)?)
     }
 
@@ -355,7 +363,7 @@ impl Execution<'_> {
         let mut shadow = self.buffers[chunk].shadow.lock();
         let ShadowBuffers { residuals, corrections } = &mut *shadow;
         let correction = &mut corrections[kind.index()];
-        correction.resize(tokens * weight.n(), 0.0);
+        memory::resize(correction, tokens * weight.n(), 0.0, "corrections of the shadow")?;
         Ok(coexec_cpu::shadow(&self.ctx(lanes), residuals, &rows, weight.n(), correction)?)
     }
 
@@ -373,7 +381,7 @@ impl Execution<'_> {
         }
         let output = &mut main.outputs[kind.index()];
         let saturated = self.with_join(kind, l, chunk, |join| {
-            output.resize(join.m * join.n, 0.0);
+            memory::resize(output, join.m * join.n, 0.0, "activations")?;
             join.run(&self.ctx(lanes), output)
         })?;
         self.saturated.fetch_add(saturated as u64, Ordering::Relaxed);
