@@ -30,6 +30,15 @@
 //! ```
 //!
 //! A conversation with a model that has a chat template is a [`Chat`].
+//!
+//! # In an app
+//! - [`NpuChoice::Real`] is a chip or the CPU. The default, [`NpuChoice::Auto`], simulates an NPU where there is none, for tests.
+//! - Engines, sessions and chats can be used on any thread; 512 KiB of stack do. An engine is shared by its sessions.
+//! - [`CancelToken`] ends a prefill, a generation, an import or a compilation from another thread.
+//! - What a file, a prompt or an option makes large and the system has no memory for is [`RuntimeError::Memory`] of that call, and
+//!   the engine goes on. When even small allocations (below 64 KiB) fail, the process aborts, as Rust programs do.
+//! - The library takes no signals and prints nothing; it reports through [`tracing`](https://docs.rs/tracing). A model file must
+//!   not be cut short while it is mapped: the system answers with SIGBUS, which only the program can handle.
 
 #![forbid(unsafe_code)]
 

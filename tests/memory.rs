@@ -5,10 +5,14 @@ mod support;
 
 use coexec::{
     Engine, EngineOptions, NpuChoice, RuntimeError, Session,
-    model::{TokenId, memory::fault, packed::PackedFile},
-    runtime::prefill::{LogitsWanted, PrefillOptions},
+    model::{TokenId, memory::fault, packed::PackedFile, source},
+    runtime::{
+        import::ImportOptions,
+        prefill::{LogitsWanted, PrefillOptions},
+        recipe,
+    },
 };
-use support::demo_dir;
+use support::{Configured, calibration_text, demo_dir};
 
 fn open(npu: NpuChoice) -> Result<Engine, RuntimeError> {
     let file = PackedFile::open(demo_dir().join("demo.coexec").as_path())?;
@@ -88,4 +92,36 @@ fn every_refused_request_is_one_error_and_a_living_engine() {
         assert!(refused >= 20, "{npu:?}: only {refused} requests in a turn");
         println!("{npu:?}: {refused} requests refused in a turn");
     }
+    preparing();
+}
+
+/// Import with calibration and error feedback, from a checkpoint to a file: nothing stays of one that failed.
+fn preparing() {
+    let source = source::open(&demo_dir()).expect("the demo model");
+    let one_layer = Configured::first_layers(&*source, 1);
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let out = dir.path().join("model.coexec");
+    let text = calibration_text()[..3000].to_owned();
+    let cook = || {
+        let options = ImportOptions {
+            calibrate: Some(text.clone()),
+            calibration_tokens: 200,
+            threads: 2,
+            ..ImportOptions::default()
+        };
+        recipe::cook(&one_layer, &out, &"smooth,q8,gptq".parse()?, &options, &|_| {})
+    };
+    let right = cook().expect("memory is there").content_hash;
+    let refused = refuse_each(
+        || {
+            std::fs::remove_file(&out).expect("the last one");
+            ((), cook().map(|_| Vec::new()))
+        },
+        |(), nth| {
+            assert_eq!(std::fs::read_dir(dir.path()).expect("the directory").count(), 0, "left by request {nth}");
+            assert_eq!(cook().expect("memory is there again").content_hash, right, "after request {nth}");
+        },
+    );
+    assert!(refused >= 10, "only {refused} requests of an import");
+    println!("{refused} requests refused of an import");
 }

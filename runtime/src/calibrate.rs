@@ -30,6 +30,7 @@ use coexec_cpu::{CodeWidth, Ctx, Residuals};
 use coexec_model::{
     Calibration, LayerIdx, LinearCalibration, Scales, Schedule, Treatment, WeightFormat,
     layout::{PANEL_ROWS, panel_layout},
+    memory,
 };
 use search::{energy, least, least_rounding, rounding_error, sample_rows, sketch};
 use statistics::{Quantile, absmax, absmax_rows, column_energies, column_losses, map_parts, quantile_of_rows};
@@ -138,7 +139,7 @@ impl LinearCalibrator {
         let usable = |scale: f32| if scale >= f32::MIN_POSITIVE { scale } else { calibration.input_scale };
         let largest = absmax_rows(&ctx, l.input, k);
         let mut sample = sample_rows(l.input, k);
-        let (sketched, mut missing, mut y) = (sketch(weights), Vec::new(), Vec::new());
+        let (sketched, mut missing, mut y) = (sketch(weights)?, Vec::new(), Vec::new());
         let sketched = sketched.as_ref().unwrap_or(weights);
         let mut least_output = |sample: &[f32], scratch: &mut coexec_cpu::LinearScratch| {
             least(absmax(sample), &mut |scale| {
@@ -187,7 +188,7 @@ impl LinearCalibrator {
     pub(crate) fn rows(&mut self, l: &WatchedRows<'_>) -> Result<(), RuntimeError> {
         let (k, n) = (l.weights.k, l.weights.n);
         let Buffers { codes, residuals, taken } = &mut self.buffers;
-        codes.resize(l.input.len(), 0);
+        memory::resize(codes, l.input.len(), 0, "codes of the calibration text")?;
         for (taken, (scale, hot)) in taken
             .iter_mut()
             .zip([(self.calibration.input_scale, &[][..]), (self.split_input, &self.calibration.hot_channels[..])])
@@ -196,7 +197,7 @@ impl LinearCalibrator {
             if !hot.is_empty() {
                 residuals.take_channels(l.input, k, hot, codes)?;
             }
-            taken.resize(l.output.len(), 0.0);
+            memory::resize(taken, l.output.len(), 0.0, "outputs of the calibration text")?;
             coexec_cpu::shadow(&l.ctx, residuals, l.weights, n, taken)?;
         }
         let mut first = 0;
@@ -427,7 +428,7 @@ mod tests {
 
     /// Calibrates a linear of `[n, k]` whose output has two parts, in windows of 100 rows.
     fn calibrated(ctx: &Ctx<'_>, x: &[f32], rows: &[f32], k: usize, hot: usize) -> LinearCalibration {
-        let weights = FloatTensor::from_rows(rows, k);
+        let weights = FloatTensor::from_rows(rows, k).unwrap();
         let (mut scratch, cancel) = (LinearScratch::new(), CancelToken::new());
         let (layer, kind, parts) = (LayerIdx(0), LinearKind::GateUp, vec![weights.n / 4, weights.n - weights.n / 4]);
         let mut l = WatchedLinear { ctx: *ctx, layer, kind, input: x, scratch: &mut scratch, cancel: &cancel };
@@ -460,7 +461,7 @@ mod tests {
             let seen: Vec<f32> = x.iter().enumerate().map(clipped).collect();
             let mut y = Vec::new();
             let scratch = &mut LinearScratch::new();
-            FloatTensor::from_rows(&rows, k).multiply(&ctx, &seen, &mut y, scratch).expect("whole rows");
+            FloatTensor::from_rows(&rows, k).unwrap().multiply(&ctx, &seen, &mut y, scratch).expect("whole rows");
             let part = |cols: std::ops::Range<usize>| {
                 quantile(
                     &mut y.chunks_exact(n).flat_map(|row| &row[cols.clone()]).map(|v| v.abs()).collect::<Vec<_>>(),

@@ -15,7 +15,10 @@ use coexec_cpu::{
     ChannelRows, Ctx, Kernels, LinearScratch, PanelTensor, Pool, RopeTable, SliceTiles, TileBuffer, TileError,
 };
 use coexec_model::{
-    DecoderConfig, LayerIdx, LayerTensor, LinearKind, TensorName, TokenId, WeightFormat, align::AlignedBytes, layout,
+    DecoderConfig, LayerIdx, LayerTensor, LinearKind, TensorName, TokenId, WeightFormat,
+    align::AlignedBytes,
+    layout,
+    memory::{self, OutOfMemory},
     source::ModelSource,
 };
 use coexec_scheduler::CancelToken;
@@ -66,24 +69,29 @@ impl FloatTensor {
     }
 
     /// From rows of `k` weights.
-    #[must_use]
-    pub fn from_rows(rows: &[f32], k: usize) -> Self {
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn from_rows(rows: &[f32], k: usize) -> Result<Self, OutOfMemory> {
         let n = rows.len().checked_div(k).unwrap_or(0);
         let panel_bytes = layout::panel_layout(Self::FORMAT, k).bytes;
-        let mut bytes = AlignedBytes::zeroed(panel_bytes * layout::panels(n));
+        let mut bytes = AlignedBytes::try_zeroed(panel_bytes * layout::panels(n), "float weights")?;
         let panels = bytes.as_mut_slice().chunks_exact_mut(panel_bytes.max(1));
         for (panel, rows) in panels.zip(rows.chunks(layout::PANEL_ROWS * k.max(1))) {
             layout::pack_panel(Self::FORMAT, k, &rows.chunks_exact(k).collect::<Vec<_>>(), panel);
         }
-        Self { n, k, bytes }
+        Ok(Self { n, k, bytes })
     }
 
     /// All rows, `[n, k]`.
-    #[must_use]
-    pub fn rows(&self) -> Vec<f32> {
-        let mut out = Vec::with_capacity(self.n * self.k);
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn rows(&self) -> Result<Vec<f32>, OutOfMemory> {
+        let mut out = Vec::new();
+        memory::reserve(&mut out, self.n * self.k, "float weights")?;
         self.for_each_row(&mut |row| out.extend_from_slice(row));
-        out
+        Ok(out)
     }
 
     /// Calls `f` with every row, in order.
@@ -110,7 +118,7 @@ impl FloatTensor {
         for block in floats.chunks_mut(per_block * k.max(1)) {
             let count = left.min(per_block);
             left -= count;
-            rows.resize(count * k, 0.0);
+            memory::resize(&mut rows, count * k, 0.0, "float weights")?;
             for (panel, rows) in block.chunks_exact(panel_elems).zip(rows.chunks_mut(panel_elems)) {
                 rows_of_panel(panel, rows, k);
             }
@@ -136,7 +144,7 @@ impl FloatTensor {
         scratch: &mut LinearScratch,
     ) -> Result<(), RuntimeError> {
         let m = x.len() / self.k.max(1);
-        y.resize(m * self.n, 0.0);
+        memory::resize(y, m * self.n, 0.0, "activations of the calibration text")?;
         let tiles = SliceTiles::new(Self::FORMAT, self.k, &self.bytes);
         let panels = PanelTensor { format: Self::FORMAT, n: self.n, k: self.k, tiles: &tiles };
         Ok(coexec_cpu::linear(ctx, &panels, x, m, y, scratch)?)
@@ -329,7 +337,8 @@ impl<'a> FloatPass<'a> {
         }
         let window = WINDOW_TOKENS.min(config.max_position_embeddings as usize);
         let windows: Vec<usize> = ids.chunks(window).map(<[_]>::len).collect();
-        let mut x = Vec::with_capacity(ids.len() * config.hidden_size as usize);
+        let mut x = Vec::new();
+        memory::reserve(&mut x, ids.len() * config.hidden_size as usize, "activations of the calibration text")?;
         let mut row = Vec::new();
         for (i, id) in ids.iter().enumerate() {
             let first_of_window = i % window == 0;
@@ -446,7 +455,7 @@ impl<'a> FloatPass<'a> {
     /// When the final norm's gain cannot be read.
     pub fn head_input(&self) -> Result<Vec<f32>, RuntimeError> {
         let gain = read_vector(self.source, TensorName::Norm)?;
-        let mut out = vec![0.0; self.x.len()];
+        let mut out = memory::filled(self.x.len(), 0.0, "activations of the calibration text")?;
         coexec_cpu::rms_norm(&self.ctx(), &self.x, &gain, self.config.rms_norm_eps, &mut out)?;
         Ok(out)
     }
@@ -546,8 +555,8 @@ mod tests {
     fn rows_are_read_and_changed_where_they_lie() {
         for (n, k) in [(1, 1), (16, 5), (37, 3), (1000, 9000)] {
             let rows: Vec<f32> = (0..n * k).map(|i| (i % 8191) as f32).collect();
-            let mut tensor = FloatTensor::from_rows(&rows, k);
-            assert_eq!(tensor.rows(), rows, "{n} x {k}");
+            let mut tensor = FloatTensor::from_rows(&rows, k).unwrap();
+            assert_eq!(tensor.rows().unwrap(), rows, "{n} x {k}");
             let mut channel = vec![7.0];
             tensor.channel(k - 1, &mut channel);
             assert!(channel[1..].iter().copied().eq(rows.chunks_exact(k).map(|row| row[k - 1])));
@@ -560,11 +569,13 @@ mod tests {
             };
             tensor.change_rows(&mut change).expect("changed");
             assert_eq!(seen, n * k);
-            assert!(tensor.rows().iter().zip(&rows).all(|(now, was)| *now == -was), "{n} x {k}");
+            assert!(tensor.rows().unwrap().iter().zip(&rows).all(|(now, was)| *now == -was), "{n} x {k}");
             let maxima = tensor.channel_maxima();
             let of = |c: usize| rows.iter().skip(c).step_by(k).fold(0.0f32, |m, v| m.max(*v));
             assert!(maxima.iter().enumerate().all(|(c, m)| *m == of(c)));
         }
-        assert!(FloatTensor::from_rows(&[1.0; 6], 3).change_rows(&mut |_| Err(RuntimeError::Cancelled)).is_err());
+        assert!(
+            FloatTensor::from_rows(&[1.0; 6], 3).unwrap().change_rows(&mut |_| Err(RuntimeError::Cancelled)).is_err()
+        );
     }
 }

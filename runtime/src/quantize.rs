@@ -10,7 +10,7 @@ use crate::{
 };
 use coexec_cpu::{Ctx, LinearScratch};
 use coexec_model::{
-    TensorName, WeightFormat,
+    TensorName, WeightFormat, memory,
     quant::{Feedback, QuantRow, Quantizer},
     source::ModelSource,
 };
@@ -150,12 +150,13 @@ fn second_moments(
 ) -> Result<Vec<f32>, RuntimeError> {
     let tokens = x.len() / k;
     let norm = 1.0 / (tokens.max(1) as f32).sqrt();
-    let mut columns = vec![0.0f32; k * tokens];
+    let mut columns = memory::filled(k * tokens, 0.0f32, "second moments")?;
     for (t, row) in x.chunks_exact(k).enumerate() {
         row.iter().enumerate().for_each(|(i, v)| columns[i * tokens + t] = v * norm);
     }
-    let weights = FloatTensor::from_rows(&columns, tokens);
-    let (mut h, mut block) = (Vec::with_capacity(k * k), Vec::new());
+    let weights = FloatTensor::from_rows(&columns, tokens)?;
+    let (mut h, mut block) = (Vec::new(), Vec::new());
+    memory::reserve(&mut h, k * k, "second moments")?;
     for rows in columns.chunks(MOMENT_ROWS * tokens.max(1)) {
         check_cancelled(cancel)?;
         weights.multiply(ctx, rows, &mut block, scratch)?;
@@ -262,7 +263,7 @@ mod tests {
                 }
                 let difference: Vec<f32> = weights.iter().zip(&rows).map(|(a, b)| a - b).collect();
                 let mut y = Vec::new();
-                FloatTensor::from_rows(&difference, k).multiply(&ctx, &x, &mut y, &mut scratch).unwrap();
+                FloatTensor::from_rows(&difference, k).unwrap().multiply(&ctx, &x, &mut y, &mut scratch).unwrap();
                 (y.iter().map(|v| f64::from(v * v)).sum::<f64>(), codes)
             };
             let errors = Quantizer::ALL.map(|quantizer| run(2, quantizer).0);

@@ -34,13 +34,14 @@ pub(crate) fn short(g: &Generation, prompt_tokens: usize, sampling: &Sampling) -
     let s = &g.stats;
     let decode = s.decode_tokens_per_s.map_or_else(String::new, |v| format!(", {v:.0} tok/s"));
     let mut text = format!(
-        "prefill  {prompt_tokens} tokens, {:.0} tok/s on {}; first token after {:.1} ms\n\
-         decode   {} tokens{decode}; ended by {}\n\
+        "prefill  {}, {:.0} tok/s on {}; first token after {:.1} ms\n\
+         decode   {}{decode}; ended by {}\n\
          sampling {}",
+        tokens(prompt_tokens),
         s.prefill_tokens_per_s,
         place(s),
         s.ttft_ms,
-        g.tokens.len(),
+        tokens(g.tokens.len()),
         ending(g.finish_reason),
         sampling.describe(),
     );
@@ -52,6 +53,10 @@ pub(crate) fn short(g: &Generation, prompt_tokens: usize, sampling: &Sampling) -
         let _ = write!(text, "\nNOTE     the NPU failed and was opened again: {failure}");
     }
     text
+}
+
+fn tokens(count: usize) -> String {
+    format!("{count} token{}", if count == 1 { "" } else { "s" })
 }
 
 /// Where prefill ran, and whether its speed means anything.

@@ -58,9 +58,8 @@ fn answer() -> MutexGuard<'static, Option<CancelToken>> {
 /// Listens on a thread of its own; the first signal cancels `cancel`.
 pub(crate) fn listen(cancel: &CancelToken) -> io::Result<()> {
     let terminal = io::stdin().is_terminal().then(|| tcgetattr(io::stdin()).ok()).flatten();
-    // A signal that was ignored when the process began (`nohup`, a job of a shell script) stays so.
-    let ignored = ignored();
-    let heard: Vec<i32> = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|s| ignored & (1 << (s - 1)) == 0).collect();
+    // Under `nohup` the end of the terminal is no reason to end.
+    let heard = if is_ignored(SIGHUP) { &[SIGINT, SIGTERM][..] } else { &[SIGINT, SIGTERM, SIGHUP] };
     let mut signals = Signals::new(heard)?;
     let cancel = cancel.clone();
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
@@ -119,9 +118,9 @@ fn end(terminal: Option<Termios>) -> ! {
     signal_hook::low_level::exit(i32::from(exit_code()))
 }
 
-/// Bits of the signals that this process ignores, the lowest is signal 1; none where the system does not say.
-fn ignored() -> u64 {
+/// Whether a signal was ignored when this process began; not where the system does not say.
+fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
 }

@@ -5,7 +5,7 @@ use super::{
     index::{Index, TensorEntry, TensorKind},
     wire::{self, Codec, FLAG_INDEX_ZSTD, Header, MAX_INDEX_BYTES, MAX_RATIO, RECORD_BYTES, TileRecord},
 };
-use crate::{Calibration, DecoderConfig, TensorName, TokenizerData, align::AlignedBytes, mmap::Mapping};
+use crate::{Calibration, DecoderConfig, TensorName, TokenizerData, align::AlignedBytes, memory, mmap::Mapping};
 use half::f16;
 use std::{
     collections::HashMap,
@@ -287,7 +287,7 @@ impl PackedFile {
         let verified = match tile.data {
             TileData::Raw(bytes) => codec::verify(bytes, tile.checksum),
             TileData::Zstd(_) => {
-                scratch.resize(tile.raw_bytes, 0);
+                memory::resize(scratch, tile.raw_bytes, 0, "a tile of weights")?;
                 tile.decode_into(scratch)
             }
         };
@@ -475,7 +475,7 @@ fn read_index(file: &str, header: &Header, bytes: &[u8]) -> Result<Index, Packed
     if raw_bytes > MAX_INDEX_BYTES || raw_bytes > stored_bytes.saturating_mul(MAX_RATIO) {
         return Err(unreadable(format!("it claims that {stored_bytes} bytes decompress to {raw_bytes}")));
     }
-    let mut json = vec![0; raw_bytes as usize];
+    let mut json = memory::filled(raw_bytes as usize, 0, "the index of a packed file")?;
     codec::decompress(stored, &mut json).map_err(unreadable)?;
     parse(&json)
 }

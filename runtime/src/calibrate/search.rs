@@ -2,7 +2,10 @@
 
 use super::statistics::absmax;
 use crate::{RuntimeError, float_pass::FloatTensor};
-use coexec_model::SplitMix64;
+use coexec_model::{
+    SplitMix64,
+    memory::{self, OutOfMemory},
+};
 
 /// Rows on which scales are compared.
 const SAMPLE_ROWS: usize = 256;
@@ -81,18 +84,21 @@ pub(super) fn least_rounding(values: &[f32]) -> f32 {
 /// A linear of few outputs with about the energy of `weights`' outputs: rows are added up with random signs, each in one of
 /// [`SKETCH_ROWS`] sums (a count sketch), so that for any input the expected energy is that of all outputs. `None` where
 /// `weights` has no more rows than that.
-pub(super) fn sketch(weights: &FloatTensor) -> Option<FloatTensor> {
+///
+/// # Errors
+/// [`OutOfMemory`].
+pub(super) fn sketch(weights: &FloatTensor) -> Result<Option<FloatTensor>, OutOfMemory> {
     if weights.n <= SKETCH_ROWS {
-        return None;
+        return Ok(None);
     }
     let (k, mut random) = (weights.k, SplitMix64::new(0));
-    let mut sums = vec![0.0f32; SKETCH_ROWS * k];
+    let mut sums = memory::filled(SKETCH_ROWS * k, 0.0f32, "a sketch of weights")?;
     weights.for_each_row(&mut |row| {
         let (at, sign) = (random.below(SKETCH_ROWS), if random.below(2) == 0 { 1.0f32 } else { -1.0 });
         let sum = &mut sums[at * k..(at + 1) * k];
         sum.iter_mut().zip(row).for_each(|(sum, w)| *sum += sign * w);
     });
-    Some(FloatTensor::from_rows(&sums, k))
+    Ok(Some(FloatTensor::from_rows(&sums, k)?))
 }
 
 #[cfg(test)]
@@ -115,8 +121,8 @@ mod tests {
         for outlier in [1.0f32, 10.0, 60.0] {
             let mut x = noise(tokens * k, 2);
             x.iter_mut().step_by(1013).for_each(|v| *v *= outlier);
-            let weights = FloatTensor::from_rows(&rows, k);
-            let sketched = sketch(&weights).expect("more rows than sums");
+            let weights = FloatTensor::from_rows(&rows, k).unwrap();
+            let sketched = sketch(&weights).unwrap().expect("more rows than sums");
             let (mut missing, mut y) = (Vec::new(), Vec::new());
             let mut error = |w: &FloatTensor, scale: f32| {
                 rounding_error(&x, scale, &mut missing);
@@ -128,7 +134,7 @@ mod tests {
             let (found, best) = (error(&weights, found).expect("one"), error(&weights, whole).expect("another"));
             assert!(found <= 1.05 * best, "outliers of {outlier}: {found} {best}");
         }
-        assert!(sketch(&FloatTensor::from_rows(&rows[..SKETCH_ROWS * k], k)).is_none());
+        assert!(sketch(&FloatTensor::from_rows(&rows[..SKETCH_ROWS * k], k).unwrap()).unwrap().is_none());
     }
 
     #[test]

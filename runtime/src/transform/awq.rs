@@ -58,7 +58,7 @@ impl Watcher for Search<'_> {
         let k = weights.k;
         let means = by_scale(self.config, l, k);
         let squares = mean_squares(&l.ctx, l.input, k);
-        let rows = weights.rows();
+        let rows = weights.rows()?;
         let sample = sample(l.input, k);
         let mut best: Option<(f64, u32, Vec<f32>)> = None;
         for step in 0..=STEPS {
@@ -102,7 +102,7 @@ impl Search<'_> {
             changed.iter_mut().zip(row).zip(scales).for_each(|((v, w), s)| *v = *v / s - w);
         }
         let mut y = Vec::new();
-        FloatTensor::from_rows(&changed, k).multiply(&l.ctx, sample, &mut y, l.scratch)?;
+        FloatTensor::from_rows(&changed, k)?.multiply(&l.ctx, sample, &mut y, l.scratch)?;
         Ok(y.iter().map(|v| f64::from(*v) * f64::from(*v)).sum())
     }
 }

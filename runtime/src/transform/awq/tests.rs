@@ -18,9 +18,9 @@ struct Rounded(WeightFormat, Quantizer);
 
 impl Watcher for Rounded {
     fn before(&mut self, l: &mut WatchedLinear<'_>, weights: FloatTensor) -> Result<FloatTensor, RuntimeError> {
-        let (k, mut rows) = (weights.k, weights.rows());
+        let (k, mut rows) = (weights.k, weights.rows()?);
         let _codes = Plan::Rows(self.1, None).quantize(&l.ctx, self.0, &mut rows, k, l.cancel)?;
-        Ok(FloatTensor::from_rows(&rows, k))
+        Ok(FloatTensor::from_rows(&rows, k)?)
     }
 }
 
