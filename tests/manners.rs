@@ -5,13 +5,14 @@ mod support;
 use std::{
     fs::{self, File, OpenOptions},
     io::Read as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::OnceLock,
     thread,
     time::{Duration, Instant},
 };
 use support::{
-    cli::{coexec, text},
+    cli::{self, coexec, text},
     demo_dir, root,
 };
 
@@ -38,6 +39,7 @@ impl Places {
                 "DEMO" => text(&demo).to_owned(),
                 "SOURCE" => text(&demo_dir()).to_owned(),
                 "OUT" => text(&self.dir.path().join("out")).to_owned(),
+                "CHAT" => text(chat_model()).to_owned(),
                 "FIFO" => text(&self.dir.path().join("fifo")).to_owned(),
                 "LONG" => text(&self.dir.path().join("long.txt")).to_owned(),
                 word => word.replace('_', " "),
@@ -45,18 +47,36 @@ impl Places {
             .collect();
         let mut command = coexec(&args.iter().map(String::as_str).collect::<Vec<_>>());
         command.env("COEXEC_CACHE_DIR", self.dir.path().join("cache"));
+        if line.starts_with("chat") {
+            let question = self.dir.path().join("question");
+            fs::write(&question, "Hello there\n").expect("write");
+            command.stdin(File::open(question).expect("just written"));
+        }
         command
     }
 }
 
+/// A tiny model that has a chat template.
+fn chat_model() -> &'static Path {
+    static MODEL: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+    let make = || {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("chat.coexec");
+        cli::ok(&["import", text(&root().join("tests/data/tiny/llama3")), text(&path)]);
+        (dir, path)
+    };
+    &MODEL.get_or_init(make).1
+}
+
 /// Every command that prints results, in a form that is over soon.
-const PRINTING: [&str; 17] = [
+const PRINTING: [&str; 18] = [
     "",
     "--help",
     "--version",
     "run --help",
     "run Hello -n 4",
     "run Hello -n 4 --format json",
+    "chat CHAT -n 4",
     "bench -p 8 -n 2 -r 1",
     "bench -p 8 -n 2 -r 1 -o jsonl",
     "plan --prompt-len 40 --tasks",
@@ -179,6 +199,19 @@ fn every_signal_ends_every_command() {
                 fs::read_dir(places.dir.path()).expect("a directory").flatten().map(|e| e.file_name()).collect();
             assert!(left.iter().all(|name| name == "fifo" || name == "long.txt"), "coexec {line}: {left:?} is left");
         }
+    }
+}
+
+#[test]
+fn every_signal_ends_a_chat_that_waits() {
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        let mut command = Places::new().command("chat CHAT");
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("starts");
+        let waits = child.stdin.take();
+        let out = signalled(child, signal, Duration::from_millis(700));
+        assert_eq!(out.status.code(), Some(code), "{signal}: {}", String::from_utf8_lossy(&out.stderr));
+        drop(waits);
     }
 }
 
