@@ -54,7 +54,7 @@ pub struct ChatReply {
 /// A conversation with a model.
 ///
 /// ```no_run
-/// use coexec::{Chat, ChatOptions, Engine, EngineOptions, GenerateRequest};
+/// use coexec_runtime::{Chat, ChatOptions, Engine, EngineOptions, GenerateRequest};
 ///
 /// let engine = Engine::open("smollm2.coexec".as_ref(), EngineOptions::default())?;
 /// let mut chat = Chat::new(&engine, ChatOptions::default())?;
@@ -63,7 +63,7 @@ pub struct ChatReply {
 ///     let reply = chat.send(question, &GenerateRequest::default(), &mut |piece| print!("{piece}"))?;
 ///     println!("\n[{} tokens reused]", reply.generation.stats.reused_tokens);
 /// }
-/// # Ok::<(), coexec::RuntimeError>(())
+/// # Ok::<(), coexec_runtime::RuntimeError>(())
 /// ```
 #[derive(Debug)]
 pub struct Chat {
