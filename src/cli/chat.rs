@@ -18,8 +18,9 @@ use super::{
 };
 use clap::Args;
 use coexec::{
-    CancelToken, Chat, ChatOptions, FinishReason, GenerateRequest, Generation, RuntimeError, model::output::ReadFiles,
-    runtime::error::chain,
+    CancelToken, Chat, ChatOptions, FinishReason, GenerateRequest, Generation, RuntimeError,
+    model::output::ReadFiles,
+    runtime::{error::chain, npu::NpuKind},
 };
 use command::{Command, HELP};
 use entry::Entry;
@@ -247,11 +248,10 @@ impl Talk {
         if cancelled && cancel.is_cancelled() { Err(RuntimeError::Cancelled.into()) } else { Ok(()) }
     }
 
-    fn place(&self) -> &'static str {
-        match self.chat.session().engine().npu_device() {
-            "none" => "the CPU",
-            "sim" => "the simulated NPU and the CPU",
-            _ => "the NPU and the CPU",
+    fn place(&self) -> String {
+        match self.chat.session().engine().npu_kind() {
+            NpuKind::None => "the CPU".to_owned(),
+            kind => format!("the {} and the CPU", kind.name()),
         }
     }
 
